@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Each target sets up all it needs on a fresh Debian 12 as root.
+PYTHON ?= /usr/bin/python3
+VENV := .venv
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.stamp-
+export DEBIAN_FRONTEND := noninteractive
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help setup demo test test-all test-asan lint bench clean
+.DEFAULT_GOAL := help
+
+help:  ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | column -t -s "$$(printf '\t')"
+
+setup: $(STAMP)install  ## what the other targets need, into .venv and by apt
+
+$(STAMP)apt: packages.txt
+	@test "$$(id -u)" = 0 || { echo "run as root: packages are installed with apt" >&2; exit 1; }
+	@missing=; for p in $$(sed 's/#.*//' packages.txt); do \
+	    dpkg-query -W -f '$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || missing="$$missing $$p"; done; \
+	  if [ -n "$$missing" ]; then apt-get update -q && apt-get install -qy --no-install-recommends $$missing; fi
+	@mkdir -p $(VENV) && touch $@
+
+$(STAMP)install: $(STAMP)apt pyproject.toml requirements.lock $(wildcard native/*.pyx native/*.c native/*.h native/kernels/*)
+	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install -q -r requirements.lock
+	$(PY) -m pip install -q --no-deps --no-build-isolation -e .
+	@touch $@
+
+clean:  ## remove what was built; the cache of source disks stays
+	rm -rf $(VENV) build dist *.egg-info native/_core.c native/*.so

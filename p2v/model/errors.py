@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The error tree: every failure that a user can meet, with its code, exit code and way out.
+
+An error class carries a message template; code that fails raises facts (`fields`), the words live
+here. Mistakes and failures of the world are `P2VError`s and print one sentence; anything else that
+escapes is a bug and prints a traceback. The exit codes are a public contract (docs/exit-codes.md).
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+
+class P2VError(Exception):
+    """Base of all errors that p2v raises on purpose.
+
+    Attributes:
+        code: stable slug, the `type` of an API problem document.
+        exit_code: of the process that ends with it.
+        status: HTTP status when it crosses the API.
+        fields: the facts, by the names that `message` uses.
+    """
+
+    code: ClassVar[str] = "failed"
+    exit_code: ClassVar[int] = 1
+    status: ClassVar[int] = 500
+    message: ClassVar[str] = "{problem}"
+    hint: ClassVar[str] = ""
+
+    def __init__(self, **fields: Any) -> None:
+        self.fields = fields
+        super().__init__(self.message.format(**fields))
+
+    @property
+    def way_out(self) -> str:
+        """What the user can do next; empty where the message already says so."""
+        return self.hint.format(**self.fields)
+
+
+class UsageError(P2VError):
+    """The command line, plan or request does not make sense."""
+
+    code = "usage"
+    exit_code = 2
+    status = 422
+
+
+# --- reaching and trusting the converter ---------------------------------------------------------
+
+
+class PairingError(P2VError):
+    """The pairing code was wrong, or somebody sits between agent and converter."""
+
+    code = "pairing-failed"
+    exit_code = 10
+    status = 403
+    message = "Pairing with {server} failed: {problem}."
+    hint = "Run 'p2v pair' on the converter for a new code and check the address."
+
+
+class FingerprintMismatchError(P2VError):
+    """The converter's certificate is not the one that was paired."""
+
+    code = "wrong-fingerprint"
+    exit_code = 10
+    message = "The converter at {server} shows certificate {actual}, expected {expected}."
+    hint = (
+        "Compare with the fingerprint that 'p2v serve' prints; if it was reinstalled, pair again. "
+        "Otherwise somebody else answers at this address."
+    )
+
+
+class AuthError(P2VError):
+    """The token is missing, wrong or revoked."""
+
+    code = "not-authorised"
+    exit_code = 11
+    status = 401
+    message = "The converter refused the token: {problem}."
+    hint = "Pair again with 'p2v pair' on the converter, or check P2V_TOKEN / the token file."
+
+
+class UnreachableError(P2VError):
+    """No converter answers at the address."""
+
+    code = "unreachable"
+    exit_code = 12
+    message = "No converter answers at {server}: {problem}."
+    hint = "Check that 'p2v serve' runs there, the address and port, and the firewall between."
+
+
+class MigrationBusyError(P2VError):
+    """Another agent is already sending this migration."""
+
+    code = "migration-busy"
+    exit_code = 13
+    status = 409
+    message = "Migration {id} is in use by another agent ({agent})."
+    hint = "Stop that agent, or wait {seconds} s after it has lost its connection."
+
+
+class NoSuchMigrationError(P2VError):
+    """The id names no migration of this converter."""
+
+    code = "no-such-migration"
+    exit_code = 14
+    status = 404
+    message = "There is no migration {id} on this converter."
+    hint = "'p2v migrations list' on the converter shows those that exist."
+
+
+class MigrationStateError(P2VError):
+    """The migration is not in a state that allows this."""
+
+    code = "wrong-state"
+    exit_code = 15
+    status = 409
+    message = "Migration {id} is {state}: {problem}."
+
+
+class ProtocolError(P2VError):
+    """A frame or message breaks docs/wire.md."""
+
+    code = "protocol"
+    exit_code = 51
+    status = 400
+    message = "Bad data on the wire: {problem}."
+    hint = "Agent and converter should be of the same version; the range will be sent again."
+
+
+# --- the source ----------------------------------------------------------------------------------
+
+
+class ReadFailedError(P2VError):
+    """Sectors of the source could not be read; what could be was copied."""
+
+    code = "source-read-errors"
+    exit_code = 20
+    message = "{bytes} bytes in {count} places of {disk} could not be read and are zeros in the image."
+    hint = "The report lists every range; replace the disk or restore those files from a backup."
+
+
+class SourceChangedError(P2VError):
+    """The source is no longer what the plan says: other size, other disk, gone."""
+
+    code = "source-changed"
+    exit_code = 21
+    message = "{disk} has changed since the plan was made: {problem}."
+    hint = "Run 'p2v-agent inventory' and make a new plan; the image so far is kept."
+
+
+class DiskInUseError(P2VError):
+    """The disk is written to while it would be read."""
+
+    code = "disk-in-use"
+    exit_code = 22
+    message = "{disk} is in use: {problem}."
+    hint = "Unmount it, mount it read-only, or boot the machine from the p2v ISO."
+
+
+class NoSuchDiskError(P2VError):
+    """The name is no block device or image file of this machine."""
+
+    code = "no-such-disk"
+    exit_code = 23
+    message = "'{disk}' is no disk or image file here."
+    hint = "'p2v-agent inventory' lists the disks of this machine."
+
+
+# --- the target ----------------------------------------------------------------------------------
+
+
+class NoRoomError(P2VError):
+    """The store is full. Nothing is lost: the migration goes on when there is room."""
+
+    code = "no-room"
+    exit_code = 30
+    status = 507
+    message = "No room left in {path}: {needed} more bytes are needed."
+    hint = "Free space or extend the file system; the migration resumes by itself or with --resume."
+
+
+class ImageError(P2VError):
+    """An image is not what its format demands."""
+
+    code = "bad-image"
+    exit_code = 50
+    status = 422
+    message = "{path}: {problem}."
+
+
+class ImageIncompleteError(ImageError):
+    """The image was never committed: a migration into it has not finished."""
+
+    code = "incomplete-image"
+    message = "{path} is incomplete: a migration into it has not finished."
+    hint = "Resume it with 'p2v-agent migrate --resume ID'."
+
+
+class VerifyError(P2VError):
+    """What was written is not what was sent."""
+
+    code = "verify-failed"
+    exit_code = 50
+    message = "{path} differs from what was captured in {count} chunks, the first at byte {offset}."
+    hint = "Suspect the converter's disk or memory; resume the migration to send those chunks again."
+
+
+class ToolError(P2VError):
+    """An external program that p2v needs is missing or failed."""
+
+    code = "tool-failed"
+    exit_code = 41
+    message = "{tool}: {problem}."
