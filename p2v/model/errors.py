@@ -136,7 +136,9 @@ class ReadFailedError(P2VError):
 
     code = "source-read-errors"
     exit_code = 20
-    message = "{bytes} bytes in {count} places of {disk} could not be read and are zeros in the image."
+    message = (
+        "{bytes} bytes in {count} places of {disk} could not be read and are zeros in the image."
+    )
     hint = "The report lists every range; replace the disk or restore those files from a backup."
 
 
@@ -203,7 +205,9 @@ class VerifyError(P2VError):
     code = "verify-failed"
     exit_code = 50
     message = "{path} differs from what was captured in {count} chunks, the first at byte {offset}."
-    hint = "Suspect the converter's disk or memory; resume the migration to send those chunks again."
+    hint = (
+        "Suspect the converter's disk or memory; resume the migration to send those chunks again."
+    )
 
 
 class ToolError(P2VError):
@@ -212,3 +216,33 @@ class ToolError(P2VError):
     code = "tool-failed"
     exit_code = 41
     message = "{tool}: {problem}."
+
+
+# --- the converter itself ------------------------------------------------------------------------
+
+
+class AlreadyServedError(P2VError):
+    """Another process is the converter of this data folder."""
+
+    code = "already-served"
+    exit_code = 42
+    message = "Process {process} already serves {path}."
+    hint = "Stop that one ('systemctl stop p2v'), or give another folder with --data."
+
+
+class ListenError(P2VError):
+    """The address to listen on cannot be had."""
+
+    code = "cannot-listen"
+    exit_code = 43
+    message = "Cannot listen on {address}: {problem}."
+    hint = "Choose another address or port with --listen; 'ss -ltnp' shows who has it."
+
+
+class TooLargeError(P2VError):
+    """A request's body is larger than the converter takes."""
+
+    code = "too-large"
+    exit_code = 51
+    status = 413
+    message = "The request's body has more than {limit} bytes."

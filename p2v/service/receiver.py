@@ -1,0 +1,408 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The receiving end of a migration: frames become image bytes and digests, durably.
+
+One `Receiver` a migration, shared by all its data sessions. The order of things is what makes it
+safe to lose power at any moment (see p2v.wire.digestmap for the rule):
+
+    apply       forget the chunk's digest durably, if it has one -> write the image -> remember the
+                new digest as pending
+    checkpoint  flush the image -> record the pending digests -> flush the map -> tell the sessions
+
+A chunk whose digest was recorded while a newer frame for it arrives is taken out of the pending
+set first, so that no digest ever describes bytes that another frame has replaced.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import native
+from p2v.images.base import ImageReader, ImageWriter, StoresZstd
+from p2v.images.open import create_writer, resume_writer
+from p2v.model.errors import NoSuchDiskError, ProtocolError, VerifyError
+from p2v.model.extent import Extent
+from p2v.model.plan import Plan
+from p2v.model.units import KiB, MiB
+from p2v.wire import pages
+from p2v.wire.chunk import (
+    CHUNK_SIZE,
+    DIGEST_SIZE,
+    GROUP_CHUNKS,
+    GROUP_SIZE,
+    chunk_length,
+    digest,
+    group_count,
+    zero_digest,
+)
+from p2v.wire.codec import Buffer, Decoder
+from p2v.wire.digestmap import DigestMap, GroupState, expand_group
+from p2v.wire.frame import Frame, Kind, WireCodec
+
+CHECKPOINT_BYTES = 512 * MiB
+"""A checkpoint comes at the latest after so much was written: what a crash can cost to send again,
+and the bound of the pending digests (2048 of them)."""
+CHECKPOINT_SECONDS = 5.0
+ZERO_WEIGHT = 4 * KiB
+"""What a zero chunk counts towards `CHECKPOINT_BYTES`: bounds the pending digests of zeros."""
+_STRIPES = 64
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass
+class Stats:
+    """Counters since the receiver was opened; bytes."""
+
+    frames: int = 0
+    wire: int = 0
+    written: int = 0
+    zero: int = 0
+    checkpoints: int = 0
+
+
+@dataclass
+class _Disk:
+    """One disk's image and map, and what is not yet recorded of them."""
+
+    image: ImageWriter
+    map: DigestMap
+    locks: list[threading.Lock]
+    pending: dict[int, bytes] = field(default_factory=dict)
+    pending_zero: list[Extent] = field(default_factory=list)
+    flushing: dict[int, bytes] = field(default_factory=dict)
+    flushing_zero: list[Extent] = field(default_factory=list)
+
+
+def image_name(plan: Plan, index: int) -> str:
+    """Return the file name of a disk's image: the plan's name and the disk's, made harmless."""
+    parts = (plan.name, plan.disks[index].name.rsplit("/", 1)[-1])
+    safe = [re.sub(r"[^A-Za-z0-9._-]+", "_", part).strip("._-")[:64] or "disk" for part in parts]
+    return f"{safe[0]}-{safe[1]}.{plan.format}"
+
+
+class Receiver:
+    """Applies frames to a migration's images. Thread-safe."""
+
+    def __init__(self, folder: Path, plan: Plan, disks: list[_Disk]) -> None:
+        self.folder = folder
+        self.plan = plan
+        self.sizes = tuple(disk.map.size for disk in disks)
+        self.stats = Stats()
+        self._disks = disks
+        self._lock = threading.Lock()
+        self._checkpointing = threading.Lock()
+        self._since = 0
+        self._last = time.monotonic()
+
+    @classmethod
+    def create(cls, folder: Path, plan: Plan) -> Self:
+        """Make empty images and maps for the plan's disks in `folder`.
+
+        Raises:
+            NoRoomError, ImageError: they can't be made there; what was made is removed.
+        """
+        disks: list[_Disk] = []
+        made: list[Path] = []
+        try:
+            for index, planned in enumerate(plan.disks):
+                path = folder / image_name(plan, index)
+                image = create_writer(
+                    plan.format,
+                    path,
+                    planned.size,
+                    sector_size=planned.logical_sector,
+                    compressed=plan.compress_image,
+                )
+                made.append(image.partial)
+                map_path = _map_path(path)
+                made.append(map_path)
+                disks.append(_disk(image, DigestMap.create(map_path, planned.size)))
+        except BaseException:
+            for path in made:
+                path.unlink(missing_ok=True)
+            raise
+        return cls(folder, plan, disks)
+
+    @classmethod
+    def resume(cls, folder: Path, plan: Plan) -> Self:
+        """Open the images and maps that an earlier receiver left, after a crash or a commit."""
+        disks = []
+        for index in range(len(plan.disks)):
+            path = folder / image_name(plan, index)
+            disks.append(_disk(resume_writer(plan.format, path), DigestMap.open(_map_path(path))))
+        return cls(folder, plan, disks)
+
+    @property
+    def images(self) -> list[Path]:
+        """The final names of the images."""
+        return [self.folder / image_name(self.plan, index) for index in range(len(self._disks))]
+
+    def digests(self, disk: int, group: int) -> bytes:
+        """Return a group of a disk's digest map as it crosses the wire.
+
+        Raises:
+            NoSuchDiskError: the migration has no such disk or group.
+        """
+        if not 0 <= disk < len(self._disks) or not 0 <= group < group_count(self.sizes[disk]):
+            raise NoSuchDiskError(disk=f"disk {disk}, group {group}")
+        return self._disks[disk].map.group(group)
+
+    def missing(self, disk: int) -> int:
+        """Return how many chunks of a disk are not durable yet."""
+        return self._disks[disk].map.missing()
+
+    def apply(self, frame: Frame, payload: Buffer, decoder: Decoder) -> None:
+        """Bring one frame into the image.
+
+        Raises:
+            ProtocolError: the payload is damaged or not what its digest says.
+            NoRoomError: the store is full; the frame can be applied again later.
+        """
+        disk = self._disks[frame.disk]
+        first = frame.offset // CHUNK_SIZE
+        if frame.kind is Kind.ZERO:
+            self._zero(disk, frame)
+        else:
+            with disk.locks[first % _STRIPES]:
+                self._write(disk, first, frame, payload, decoder)
+        with self._lock:
+            self.stats.frames += 1
+            self.stats.wire += len(payload)
+
+    def checkpoint_due(self) -> bool:
+        """Whether enough was written, or enough time went by, for a checkpoint."""
+        return self._since >= CHECKPOINT_BYTES or (
+            self._since > 0 and time.monotonic() - self._last >= CHECKPOINT_SECONDS
+        )
+
+    def checkpoint(self) -> None:
+        """Make durable, and record, all that was applied before the call."""
+        with self._checkpointing:
+            with self._lock:
+                self._since = 0
+                for disk in self._disks:
+                    disk.flushing, disk.pending = disk.pending, {}
+                    disk.flushing_zero, disk.pending_zero = disk.pending_zero, []
+            for disk in self._disks:
+                if disk.flushing or disk.flushing_zero:
+                    self._flush(disk)
+            self._last = time.monotonic()
+            self.stats.checkpoints += 1
+
+    def verify(self, progress: Progress | None = None) -> None:
+        """Read every image back and compare each chunk with its digest.
+
+        Raises:
+            VerifyError: some differ; their digests are forgotten, so that a resume sends them.
+        """
+        total, done = sum(self.sizes), 0
+        for disk in self._disks:
+            bad: list[int] = []
+            for number in range(group_count(disk.map.size)):
+                bad += _differing(disk, number)
+                done = min(total, done + GROUP_SIZE)
+                if progress is not None:
+                    progress(done, total)
+            if bad:
+                for index in bad:
+                    disk.map.forget(index)
+                disk.map.sync()
+                raise VerifyError(path=disk.image.path, count=len(bad), offset=bad[0] * CHUNK_SIZE)
+
+    def commit(self) -> list[Path]:
+        """Finish the images: durable, valid, under their final names; return those."""
+        self.checkpoint()
+        for disk in self._disks:
+            disk.image.commit()
+        return self.images
+
+    def close(self) -> None:
+        """Close the files; what was not checkpointed is unknown and will be sent again."""
+        for disk in self._disks:
+            disk.image.close()
+            disk.map.close()
+
+    def discard(self) -> None:
+        """Close and delete the unfinished images and their maps."""
+        self.close()
+        for disk in self._disks:
+            disk.image.partial.unlink(missing_ok=True)
+            disk.map.path.unlink(missing_ok=True)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the counters for the API."""
+        return {
+            "frames": self.stats.frames,
+            "wire_bytes": self.stats.wire,
+            "written_bytes": self.stats.written,
+            "zero_bytes": self.stats.zero,
+            "checkpoints": self.stats.checkpoints,
+        }
+
+    def _zero(self, disk: _Disk, frame: Frame) -> None:
+        first, count = frame.offset // CHUNK_SIZE, -(-frame.length // CHUNK_SIZE)
+        with _all(disk.locks):
+            self._forget(disk, first, count)
+            disk.image.zero(frame.offset, frame.length)
+            with self._lock:
+                _remember_zero(disk, first, count)
+                self._since += min(count, GROUP_CHUNKS) * ZERO_WEIGHT
+                self.stats.zero += frame.length
+
+    def _write(
+        self, disk: _Disk, index: int, frame: Frame, payload: Buffer, decoder: Decoder
+    ) -> None:
+        limit = frame.length if frame.kind is Kind.DATA else None
+        data = _chunk(disk, frame, payload, decoder, limit)
+        if digest(data) != frame.digest:
+            raise ProtocolError(problem=f"the digest of the chunk at {frame.offset} is wrong")
+        self._forget(disk, index, 1)
+        if not (
+            frame.codec is WireCodec.ZSTD
+            and frame.kind is Kind.DATA
+            and isinstance(disk.image, StoresZstd)
+            and disk.image.write_zstd(frame.offset, frame.length, payload)
+        ):
+            disk.image.write(frame.offset, data)
+        with self._lock:
+            disk.pending[index] = frame.digest
+            self._since += frame.length
+            self.stats.written += frame.length
+
+    def _forget(self, disk: _Disk, first: int, count: int) -> None:
+        """Take the chunks' digests back, durably, before their bytes change."""
+        with self._lock:
+            for waiting in (disk.pending, disk.flushing):
+                _drop(waiting, first, count)
+            disk.pending_zero = _subtract(disk.pending_zero, first, count)
+            disk.flushing_zero = _subtract(disk.flushing_zero, first, count)
+            known = disk.map.forget(first, count)
+        if known:
+            disk.map.sync()
+
+    def _flush(self, disk: _Disk) -> None:
+        try:
+            disk.image.checkpoint()
+        except BaseException:
+            with self._lock:  # nothing was recorded: it all stays pending
+                disk.pending = disk.flushing | disk.pending
+                disk.pending_zero = disk.flushing_zero + disk.pending_zero
+                disk.flushing, disk.flushing_zero = {}, []
+            raise
+        with self._lock:
+            for extent in disk.flushing_zero:
+                disk.map.record_zero(extent.offset, extent.length)
+            disk.map.record(sorted(disk.flushing.items()))
+            disk.flushing, disk.flushing_zero = {}, []
+        disk.map.sync()
+
+
+def _disk(image: ImageWriter, digests: DigestMap) -> _Disk:
+    return _Disk(image, digests, [threading.Lock() for _ in range(_STRIPES)])
+
+
+def _map_path(image: Path) -> Path:
+    return image.with_name(image.name + ".digests")
+
+
+@contextmanager
+def _all(locks: list[threading.Lock]) -> Iterator[None]:
+    with ExitStack() as stack:
+        for lock in locks:
+            stack.enter_context(lock)
+        yield
+
+
+def _remember_zero(disk: _Disk, first: int, count: int) -> None:
+    """Note a range as zeros: whole groups as an extent, what is left of it chunk by chunk."""
+    stop = first + count
+    inner = -(-first // GROUP_CHUNKS) * GROUP_CHUNKS
+    outer = stop if stop == disk.map.chunks else stop // GROUP_CHUNKS * GROUP_CHUNKS
+    if inner < outer:
+        disk.pending_zero.append(Extent(inner, outer - inner))
+        edges = (range(first, inner), range(outer, stop))
+    else:
+        edges = (range(first, stop), range(0))
+    for edge in edges:
+        for index in edge:
+            disk.pending[index] = zero_digest(chunk_length(index, disk.map.size))
+
+
+def _drop(waiting: dict[int, bytes], first: int, count: int) -> None:
+    """Remove the chunks of a range from `waiting`, walking whichever of the two is shorter."""
+    if count <= len(waiting):
+        for index in range(first, first + count):
+            waiting.pop(index, None)
+        return
+    for index in [index for index in waiting if first <= index < first + count]:
+        del waiting[index]
+
+
+def _subtract(extents: list[Extent], first: int, count: int) -> list[Extent]:
+    """Return `extents` (of chunks) without the chunks of a range."""
+    stop = first + count
+    if all(extent.end <= first or extent.offset >= stop for extent in extents):
+        return extents
+    left = []
+    for extent in extents:
+        if extent.offset < first:
+            left.append(Extent(extent.offset, min(extent.end, first) - extent.offset))
+        if extent.end > stop:
+            start = max(extent.offset, stop)
+            left.append(Extent(start, extent.end - start))
+    return left
+
+
+def _chunk(
+    disk: _Disk, frame: Frame, payload: Buffer, decoder: Decoder, limit: int | None
+) -> Buffer:
+    """Return the chunk's new bytes."""
+    if limit is not None:
+        return decoder.decode(frame.codec, payload, limit)
+    current = bytearray(frame.length)
+    disk.image.readinto(frame.offset, current)
+    pages.apply(current, frame.codec, payload, decoder)
+    return current
+
+
+def _differing(disk: _Disk, number: int) -> list[int]:
+    """Return the chunks of a group that do not read as their digest says."""
+    size = disk.map.size
+    start = number * GROUP_SIZE
+    length = min(GROUP_SIZE, size - start)
+    body = disk.map.group(number)
+    if body[0] == GroupState.ZERO:
+        return [
+            extent.offset // CHUNK_SIZE
+            for extent in disk.image.extents(start, length)
+            if not extent.zero and not _reads_zero(disk.image, extent)
+        ]
+    expected = expand_group(body, number, size)
+    if expected is None:
+        return list(range(start // CHUNK_SIZE, -(-(start + length) // CHUNK_SIZE)))
+    bad = []
+    buffer = bytearray(CHUNK_SIZE)
+    for position in range(0, len(expected), DIGEST_SIZE):
+        index = start // CHUNK_SIZE + position // DIGEST_SIZE
+        view = memoryview(buffer)[: chunk_length(index, size)]
+        disk.image.readinto(index * CHUNK_SIZE, view)
+        if digest(view) != expected[position : position + DIGEST_SIZE]:
+            bad.append(index)
+    return bad
+
+
+def _reads_zero(image: ImageReader, extent: Extent) -> bool:
+    buffer = bytearray(min(extent.length, 4 * MiB))
+    for offset in range(extent.offset, extent.end, len(buffer)):
+        view = memoryview(buffer)[: min(len(buffer), extent.end - offset)]
+        image.readinto(offset, view)
+        if not native.is_zero(view):
+            return False
+    return True
