@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A disk by name: block devices and image files, their sizes, and the kernel's page cache.
+
+Block device requests are those of linux/fs.h.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import stat
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+from p2v.model.errors import NoSuchDiskError
+
+_BLKSSZGET = 0x1268
+_BLKPBSZGET = 0x127B
+_BLKGETSIZE64 = 0x80081272
+_BLKFLSBUF = 0x1261
+IMAGE_SECTOR = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """What the kernel says of a disk, in bytes.
+
+    The size of an image file is rounded up to whole sectors; what is missing reads as zeros, as
+    every hypervisor and qemu-img have it.
+    """
+
+    size: int
+    logical_sector: int
+    physical_sector: int
+    block: bool
+
+
+def resolve(name: str) -> Path:
+    """Return the path of the disk or image file `name`: ``sda``, ``/dev/loop0``, ``disk.img``.
+
+    Raises:
+        NoSuchDiskError: it is neither a block device nor a regular file.
+    """
+    for path in _candidates(name):
+        try:
+            mode = path.stat().st_mode
+        except (OSError, ValueError):
+            continue
+        if stat.S_ISBLK(mode) or stat.S_ISREG(mode):
+            return path.resolve()
+    raise NoSuchDiskError(disk=name)
+
+
+def _candidates(name: str) -> tuple[Path, ...]:
+    """A bare word is a device before it is a file: `sda` beside a file named sda means the disk."""
+    if not name:
+        return ()
+    return (Path(name),) if "/" in name else (Path("/dev") / name, Path(name))
+
+
+def is_block(path: Path) -> bool:
+    """Whether `path` is a block device."""
+    return stat.S_ISBLK(path.stat().st_mode)
+
+
+def geometry(fd: int) -> Geometry:
+    """Return size and sector sizes of the open disk `fd`."""
+    status = os.fstat(fd)
+    if not stat.S_ISBLK(status.st_mode):
+        size = -(-status.st_size // IMAGE_SECTOR) * IMAGE_SECTOR
+        return Geometry(size, IMAGE_SECTOR, status.st_blksize, block=False)
+    (size,) = struct.unpack("=Q", fcntl.ioctl(fd, _BLKGETSIZE64, bytes(8)))
+    (logical,) = struct.unpack("=i", fcntl.ioctl(fd, _BLKSSZGET, bytes(4)))
+    (physical,) = struct.unpack("=I", fcntl.ioctl(fd, _BLKPBSZGET, bytes(4)))
+    return Geometry(size, logical, physical, block=True)
+
+
+def drop_cache(fd: int) -> None:
+    """Make buffered reads of the block device `fd` see what is on the disk (BLKFLSBUF).
+
+    xfs and btrfs keep their metadata outside the device's page cache, so that what an earlier
+    reader left there can be stale.
+    """
+    if stat.S_ISBLK(os.fstat(fd).st_mode):
+        fcntl.ioctl(fd, _BLKFLSBUF, 0)
