@@ -129,7 +129,7 @@ def _view(buffer: Buffer, limit: int = MAX_LENGTH) -> memoryview:
         raise BufferError("the buffer is not contiguous")
     if view.nbytes > limit:
         raise ValueError(f"a buffer of {view.nbytes} bytes is too long, {limit} is the limit")
-    return view.cast("B") if view.nbytes else memoryview(b"")
+    return view.cast("B") if view.nbytes else view
 
 
 def _check_page(page: int) -> None:
@@ -224,11 +224,14 @@ def _decompressed(data: memoryview, room: int) -> bytes:
             count = (control >> 5) + 2
             if count == 9:
                 count += next(source)
-            distance = (control & 31) << 8 | next(source)
+            distance = ((control & 31) << 8 | next(source)) + 1
+            start = len(out) - distance
+            if start < 0:
+                raise ValueError("LZF data is corrupt")
             _make_room(out, count, room)
-            for _ in range(count):
-                out.append(out[-1 - distance])
-    except (StopIteration, RuntimeError, IndexError):
+            for at in range(start, start + count):
+                out.append(out[at])
+    except StopIteration:
         raise ValueError("LZF data is corrupt") from None
     return bytes(out)
 

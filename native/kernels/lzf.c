@@ -42,6 +42,16 @@ static inline uint32_t slot(uint32_t sequence)
     return sequence * 2654435761u >> (32 - TABLE_BITS);
 }
 
+/* The index of the first byte, in memory, that differs between two words whose XOR this is. */
+static inline size_t first_difference(uint64_t difference)
+{
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+    return (size_t)__builtin_ctzll(difference) / 8;
+#else
+    return (size_t)__builtin_clzll(difference) / 8;
+#endif
+}
+
 /* How many bytes two places have in common; `later` may be read up to `end`. */
 static inline size_t common(const uint8_t *earlier, const uint8_t *later, const uint8_t *end)
 {
@@ -51,7 +61,7 @@ static inline size_t common(const uint8_t *earlier, const uint8_t *later, const 
         memcpy(&a, earlier, sizeof a);
         memcpy(&b, later, sizeof b);
         if (a != b)
-            break;
+            return (size_t)(later - start) + first_difference(a ^ b);
         earlier += 8;
         later += 8;
     }
@@ -62,17 +72,29 @@ static inline size_t common(const uint8_t *earlier, const uint8_t *later, const 
     return (size_t)(later - start);
 }
 
-static bool put_literals(sink *out, const uint8_t *data, size_t length)
+/* Copies `count` (at most LITERALS) bytes; a fixed size, where both sides have room, is faster. */
+static inline void copy_literals(uint8_t *to, size_t to_room, const uint8_t *from,
+                                 size_t from_room, size_t count)
+{
+    if (to_room >= LITERALS && from_room >= LITERALS)
+        memcpy(to, from, LITERALS);
+    else
+        memcpy(to, from, count);
+}
+
+/* Writes `length` bytes as literals; `left`, not less, may be read. */
+static inline bool put_literals(sink *out, const uint8_t *data, size_t length, size_t left)
 {
     if (length + (length + LITERALS - 1) / LITERALS > (size_t)(out->end - out->at))
         return false;
     while (length > 0) {
         size_t count = length < LITERALS ? length : LITERALS;
         *out->at++ = (uint8_t)(count - 1);
-        memcpy(out->at, data, count);
+        copy_literals(out->at, (size_t)(out->end - out->at), data, left, count);
         out->at += count;
         data += count;
         length -= count;
+        left -= count;
     }
     return true;
 }
@@ -80,16 +102,15 @@ static bool put_literals(sink *out, const uint8_t *data, size_t length)
 static inline bool put_match(sink *out, size_t distance, size_t length)
 {
     size_t offset = distance - 1;
-    size_t size = length <= MATCH_SHORT ? 2 : 3;
-    if (size > (size_t)(out->end - out->at))
+    size_t extra = length > MATCH_SHORT;
+    size_t control = extra ? 7 : length - 2;
+    size_t room = (size_t)(out->end - out->at);
+    if (room < 2 + extra)
         return false;
-    if (size == 2) {
-        *out->at++ = (uint8_t)((length - 2) << 5 | offset >> 8);
-    } else {
-        *out->at++ = (uint8_t)(7 << 5 | offset >> 8);
-        *out->at++ = (uint8_t)(length - 9);
-    }
-    *out->at++ = (uint8_t)offset;
+    out->at[0] = (uint8_t)(control << 5 | offset >> 8);
+    out->at[1] = (uint8_t)(length - 9); /* stays when there is one; no branch on it */
+    out->at[1 + extra] = (uint8_t)offset;
+    out->at += 2 + extra;
     return true;
 }
 
@@ -116,7 +137,7 @@ size_t lzf_compress(const uint8_t *data, size_t length, uint8_t *out, size_t roo
         while (at > done && at > distance && data[at - 1] == data[at - 1 - distance])
             at--;
         size_t left = common(data + at - distance, data + at, data + length);
-        if (!put_literals(&sink, data + done, at - done))
+        if (!put_literals(&sink, data + done, at - done, length - done))
             return 0;
         while (left >= MATCH_MIN) {
             size_t count = left < MATCH ? left : MATCH;
@@ -130,7 +151,7 @@ size_t lzf_compress(const uint8_t *data, size_t length, uint8_t *out, size_t roo
         for (size_t i = at - 2; i < at && length - i >= SEQUENCE; i++)
             table[slot(load(data + i))] = (uint16_t)i;
     }
-    if (!put_literals(&sink, data + done, length - done))
+    if (!put_literals(&sink, data + done, length - done, length - done))
         return 0;
     return (size_t)(sink.at - out);
 }
@@ -169,10 +190,7 @@ ptrdiff_t lzf_decompress(const uint8_t *data, size_t length, uint8_t *out, size_
                 return LZF_CORRUPT;
             if (count > room - at)
                 return LZF_OVERRUN;
-            if (end - data >= LITERALS && room - at >= LITERALS)
-                memcpy(out + at, data, LITERALS);
-            else
-                memcpy(out + at, data, count);
+            copy_literals(out + at, room - at, data, (size_t)(end - data), count);
             data += count;
             at += count;
             continue;
