@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What verbs print: plain text to a pipe, a little colour on a terminal, JSON on request."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Iterable
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from p2v.model.units import format_size
+
+
+def print_json(document: object) -> None:
+    """Print one JSON document; dataclasses become objects, enums and paths strings."""
+    json.dump(document, sys.stdout, indent=2, default=_plain)
+    print()
+
+
+def print_pairs(pairs: Iterable[tuple[str, str]], indent: str = "  ") -> None:
+    """Print names and values in two aligned columns; pairs without a value are left out."""
+    shown = [(name, value) for name, value in pairs if value]
+    width = max((len(name) for name, _ in shown), default=0)
+    for name, value in shown:
+        print(f"{indent}{name:<{width}}  {printable(value)}")
+
+
+def print_styled(text: str, style: str) -> None:
+    """Print the text, in the style where stdout is a terminal and NO_COLOR is not set."""
+    if not sys.stdout.isatty():
+        print(printable(text))
+        return
+    # Imported here: a twentieth of a second that a pipe need not wait for.
+    from rich.console import Console
+    from rich.text import Text
+
+    Console(highlight=False, soft_wrap=True).print(Text(printable(text), style))
+
+
+def printable(text: str) -> str:
+    """Return the text with what could steer a terminal escaped: names in images are hostile."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+
+
+def size(count: int) -> str:
+    """Return bytes for people, the exact number beside a rounded one."""
+    return format_size(count) if count < 1024 else f"{format_size(count)} ({count} bytes)"
+
+
+def _plain(value: object) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} has no JSON form")

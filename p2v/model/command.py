@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""How a command runs and ends: one parser class and one runner for both command lines."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import NoReturn, TypeAlias
+
+from p2v.model.errors import P2VError, UsageError
+
+EXIT_INTERRUPTED = 128 + signal.SIGINT
+EXIT_BROKEN_PIPE = 128 + signal.SIGPIPE
+EXIT_TERMINATED = 128 + signal.SIGTERM
+
+
+class Terminated(BaseException):
+    """SIGTERM arrived; derived like KeyboardInterrupt so that no `except Exception` swallows it."""
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose mistakes are `UsageError`s, so that they end like any other."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what is wrong with the command line.
+
+        Raises:
+            UsageError: always.
+        """
+        raise UsageError(problem=f"{message} (see '{self.prog} --help')")
+
+
+Subparsers: TypeAlias = "argparse._SubParsersAction[Parser]"
+"""What a verb's `register` adds its parser to."""
+
+
+def run_command(
+    prog: str,
+    func: Callable[[argparse.Namespace], int],
+    args: argparse.Namespace,
+    json_output: bool,
+) -> int:
+    """Call ``func(args)`` and return the exit code of the process.
+
+    A `P2VError` becomes one line and its hint on stderr, or with `json_output` one JSON object on
+    stdout (docs/json.md). Ctrl-C, SIGTERM and a reader that went away end quietly with 128 plus
+    the signal's number. Anything else is a bug and keeps its traceback.
+    """
+    try:
+        with _terminable():
+            code = func(args)
+            sys.stdout.flush()
+            return code
+    except P2VError as error:
+        return report_error(prog, error, json_output)
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except Terminated:
+        return EXIT_TERMINATED
+    except BrokenPipeError:
+        if not _stdout_is_broken():
+            raise
+        return EXIT_BROKEN_PIPE
+
+
+def report_error(prog: str, error: P2VError, json_output: bool) -> int:
+    """Print the error as `run_command` does and return its exit code."""
+    if json_output:
+        print(json.dumps({"error": error_document(error)}, default=str))
+    else:
+        print(f"{prog}: error: {_one_line(str(error))}", file=sys.stderr)
+        if error.way_out:
+            print(f"  {_one_line(error.way_out)}", file=sys.stderr)
+    return error.exit_code
+
+
+def error_document(error: P2VError) -> dict[str, object]:
+    """Return the error as a JSON object: its fields beside `code`, `message` and `hint`."""
+    fixed = {"code": error.code, "message": str(error), "hint": error.way_out}
+    return {**error.fields, **fixed, "exit_code": error.exit_code}
+
+
+def _one_line(text: str) -> str:
+    """Escape what a hostile name could do to a terminal."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+
+
+def _stdout_is_broken() -> bool:
+    """Return whether stdout is the pipe that broke; if so, detach it for the interpreter's exit."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Turn SIGTERM into `Terminated` while the block runs, so that `finally` clauses do."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
