@@ -100,6 +100,10 @@ class Receiver:
         self._checkpointing = threading.Lock()
         self._since = 0
         self._last = time.monotonic()
+        self.epoch = 0
+        """Checkpoints begun. What was applied while it was n is durable once `durable` > n."""
+        self.durable = 0
+        """The epoch that the last finished checkpoint began."""
 
     @classmethod
     def create(cls, folder: Path, plan: Plan) -> Self:
@@ -176,25 +180,35 @@ class Receiver:
             self.stats.frames += 1
             self.stats.wire += len(payload)
 
-    def checkpoint_due(self) -> bool:
-        """Whether enough was written, or enough time went by, for a checkpoint."""
-        return self._since >= CHECKPOINT_BYTES or (
+    def checkpoint_if_due(self) -> None:
+        """Make a checkpoint if much was written or time went by, unless one is under way."""
+        due = self._since >= CHECKPOINT_BYTES or (
             self._since > 0 and time.monotonic() - self._last >= CHECKPOINT_SECONDS
         )
+        if due and self._checkpointing.acquire(blocking=False):
+            try:
+                self._checkpoint()
+            finally:
+                self._checkpointing.release()
 
     def checkpoint(self) -> None:
         """Make durable, and record, all that was applied before the call."""
         with self._checkpointing:
-            with self._lock:
-                self._since = 0
-                for disk in self._disks:
-                    disk.flushing, disk.pending = disk.pending, {}
-                    disk.flushing_zero, disk.pending_zero = disk.pending_zero, []
+            self._checkpoint()
+
+    def _checkpoint(self) -> None:
+        with self._lock:
+            self._since = 0
+            self.epoch += 1
             for disk in self._disks:
-                if disk.flushing or disk.flushing_zero:
-                    self._flush(disk)
-            self._last = time.monotonic()
-            self.stats.checkpoints += 1
+                disk.flushing, disk.pending = disk.pending, {}
+                disk.flushing_zero, disk.pending_zero = disk.pending_zero, []
+        for disk in self._disks:
+            if disk.flushing or disk.flushing_zero:
+                self._flush(disk)
+        self.durable = self.epoch
+        self._last = time.monotonic()
+        self.stats.checkpoints += 1
 
     def verify(self, progress: Progress | None = None) -> None:
         """Read every image back and compare each chunk with its digest.

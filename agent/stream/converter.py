@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the agent asks of a converter, wherever that is: over TLS, or in the same process."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from p2v.model.migration import Migration
+from p2v.model.plan import Plan
+from p2v.wire.codec import Buffer
+from p2v.wire.frame import Frame
+
+
+class ConnectionLostError(OSError):
+    """A data connection broke; what it had not acknowledged has to be sent again."""
+
+
+class Connection(Protocol):
+    """A data connection. Used by one thread."""
+
+    def send(self, frames: Sequence[tuple[Frame, Buffer]]) -> None:
+        """Send frames with their payloads.
+
+        Raises:
+            ConnectionLostError: it broke; a new one may be opened.
+            P2VError: the converter ended the session for this reason.
+        """
+
+    def durable(self) -> int:
+        """Return the sequence number up to which all is durable, as far as was heard yet."""
+
+    def flush(self, sequence: int) -> None:
+        """Send a FLUSH with this sequence number and wait until it is acknowledged."""
+
+    def close(self) -> None:
+        """Close it, whatever state it is in."""
+
+
+class Converter(Protocol):
+    """A converter, as the agent sees it. Thread-safe."""
+
+    address: str
+    """Where it is, for messages."""
+
+    def create(self, plan: Plan) -> Migration:
+        """Start a migration."""
+
+    def get(self, id: str) -> Migration:  # noqa: A002
+        """Return a migration as it stands."""
+
+    def lease(self, id: str) -> None:  # noqa: A002
+        """Take or keep the right to send it; raises MigrationBusyError if another agent has it."""
+
+    def digests(self, id: str, disk: int, group: int) -> bytes:  # noqa: A002
+        """Return a group of a disk's digest map (p2v.wire.digestmap)."""
+
+    def connect(self, id: str) -> Connection:  # noqa: A002
+        """Open a data connection for it."""
+
+    def complete(self, id: str, report: dict[str, Any]) -> None:  # noqa: A002
+        """Say that everything was sent; the converter verifies and commits."""
+
+    def close(self) -> None:
+        """Give the lease back and close."""

@@ -1,0 +1,251 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A lane: one thread with one connection that takes a block, reads, encodes and sends it.
+
+Several lanes make the pipeline: while one waits for the disk another compresses and a third is in
+the network, and there is no queue between them to bound or to drain. Reads, BLAKE3, zstd and TLS
+all release the GIL. A lane remembers the blocks that it sent until the converter says that they
+are durable; when its connection breaks they go back to the work and are read again. So an
+interruption of any kind is one case, and no payload is ever kept.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import mmap
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import native
+from agent.stream.converter import Connection, ConnectionLostError, Converter
+from agent.stream.limiter import Limiter
+from agent.stream.policy import Policy
+from agent.stream.work import BLOCK_SIZE, Block, Work
+from p2v.model.errors import MigrationBusyError, ProtocolError, UnreachableError
+from p2v.wire.chunk import CHUNK_SIZE, DIGEST_SIZE, GROUP_SIZE, digest, zero_digest
+from p2v.wire.codec import Buffer, Encoder
+from p2v.wire.frame import HEADER_SIZE, Frame, Kind, WireCodec
+
+log = logging.getLogger(__name__)
+
+FIRST_PAUSE_S = 0.5
+LONGEST_PAUSE_S = 15.0
+
+
+class Disk(Protocol):
+    """The part of a source that a lane needs (agent.capture.source.Source is one)."""
+
+    def readinto(self, offset: int, buffer: memoryview | mmap.mmap) -> None:
+        """Fill `buffer` with the bytes at `offset`."""
+
+
+@dataclass
+class Counters:
+    """What all lanes did, in bytes of the source (`wire` in bytes sent). Shared, under `lock`."""
+
+    read: int = 0
+    """Read from the disks."""
+    zero: int = 0
+    """Found or known to be zeros."""
+    same: int = 0
+    """Known to the converter already, so not sent."""
+    sent: int = 0
+    """Sent as data."""
+    wire: int = 0
+    durable: int = 0
+    """Of all the bytes handled, those that the converter keeps for sure."""
+    reconnects: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def add(self, other: Counters) -> None:
+        """Add what one lane did."""
+        with self.lock:
+            self.read += other.read
+            self.zero += other.zero
+            self.same += other.same
+            self.sent += other.sent
+            self.wire += other.wire
+            self.durable += other.durable
+
+
+@dataclass
+class Shared:
+    """What the lanes of a transfer share."""
+
+    migration: str
+    converter: Converter
+    disks: Sequence[Disk]
+    work: Work
+    policy: Policy
+    limiter: Limiter
+    counters: Counters
+    stop: threading.Event
+    patience_s: float
+    """How long a lane tries to get a connection again before the transfer fails."""
+
+
+class Lane:
+    """The loop of one lane. `run` is its thread's target."""
+
+    def __init__(self, shared: Shared) -> None:
+        self._shared = shared
+        self._buffer = mmap.mmap(-1, BLOCK_SIZE)  # page-aligned, as O_DIRECT wants it
+        self._encoders: dict[tuple[WireCodec, int], Encoder] = {}
+        self._sequence = 0
+        self._unsure: deque[tuple[int, int, Block]] = deque()
+        """(last sequence, bytes that count as done with it, block), until durable."""
+
+    def run(self) -> None:
+        """Send blocks until there are none left and all that this lane sent is durable.
+
+        Raises:
+            P2VError: the transfer can't go on: the source failed, the converter refused, or no
+                connection could be had for `patience_s`.
+        """
+        shared = self._shared
+        retry = _Retry(shared.patience_s)
+        while not shared.stop.is_set():
+            try:
+                with contextlib.closing(shared.converter.connect(shared.migration)) as connection:
+                    self._sequence = 0
+                    self._send_all(connection)
+                    return
+            except (ConnectionLostError, UnreachableError, MigrationBusyError) as error:
+                pause = retry.pause(error, moved=self._sequence > 0)
+            except ProtocolError as error:
+                pause = retry.pause(error, moved=False)
+            finally:
+                shared.work.put_back(block for _, _, block in self._unsure)
+                self._unsure.clear()
+                self._sequence = 0
+            with shared.counters.lock:
+                shared.counters.reconnects += 1
+            shared.stop.wait(pause)
+
+    def _send_all(self, connection: Connection) -> None:
+        shared = self._shared
+        while not shared.stop.is_set():
+            taken = shared.work.take()
+            if taken is None:
+                break
+            block, known = taken
+            try:
+                self._send(connection, block, known)
+            except BaseException:
+                shared.work.put_back([block])
+                raise
+            self._settle(connection.durable())
+        if self._unsure and not shared.stop.is_set():
+            self._sequence += 1
+            connection.flush(self._sequence)
+            self._settle(self._sequence)
+
+    def _send(self, connection: Connection, block: Block, known: bytes | None) -> None:
+        shared = self._shared
+        tally = Counters()
+        start = time.monotonic()
+        frames = self._zero(block) if block.zero else self._encode(block, known, tally)
+        if block.zero:
+            tally.zero += block.length
+        encoded = time.monotonic()
+        if frames:
+            tally.wire = sum(HEADER_SIZE + len(payload) for _, payload in frames)
+            shared.limiter.take(tally.wire, shared.stop)
+            connection.send(frames)
+        shared.policy.observe(encoded - start, time.monotonic() - encoded, tally.sent)
+        self._unsure.append((self._sequence, block.length, block))
+        shared.counters.add(tally)
+
+    def _settle(self, durable: int) -> None:
+        """Forget the blocks that are durable up to this sequence number."""
+        done = 0
+        while self._unsure and self._unsure[0][0] <= durable:
+            done += self._unsure.popleft()[1]
+        if done:
+            self._shared.counters.add(Counters(durable=done))
+
+    def _zero(self, block: Block) -> list[tuple[Frame, Buffer]]:
+        self._sequence += 1
+        frame = Frame(Kind.ZERO, block.disk, block.offset, block.length, self._sequence)
+        return [(frame, b"")]
+
+    def _encode(
+        self, block: Block, known: bytes | None, tally: Counters
+    ) -> list[tuple[Frame, Buffer]]:
+        """Read a block and return the frames of its chunks that the converter does not have."""
+        view = memoryview(self._buffer)[: block.length]
+        self._shared.disks[block.disk].readinto(block.offset, view)
+        tally.read += block.length
+        for extent in block.blank:
+            start = extent.offset - block.offset
+            view[start : start + extent.length] = bytes(extent.length)
+        for offset, patch in block.patches:
+            view[offset - block.offset : offset - block.offset + len(patch)] = patch
+        encoder = self._encoder()
+        frames: list[tuple[Frame, Buffer]] = []
+        for start in range(0, block.length, CHUNK_SIZE):
+            chunk = view[start : start + CHUNK_SIZE]
+            self._encode_chunk(block, block.offset + start, chunk, known, encoder, frames, tally)
+        return frames
+
+    def _encode_chunk(
+        self,
+        block: Block,
+        offset: int,
+        chunk: memoryview,
+        known: bytes | None,
+        encoder: Encoder,
+        frames: list[tuple[Frame, Buffer]],
+        tally: Counters,
+    ) -> None:
+        length = len(chunk)
+        zero = native.is_zero(chunk)
+        checksum = zero_digest(length) if zero else digest(chunk)
+        if known is not None:
+            at = offset % GROUP_SIZE // CHUNK_SIZE * DIGEST_SIZE
+            if known[at : at + DIGEST_SIZE] == checksum:
+                tally.same += length
+                return
+        self._sequence += 1
+        if zero:
+            tally.zero += length
+            frames.append((Frame(Kind.ZERO, block.disk, offset, length, self._sequence), b""))
+            return
+        codec, payload = encoder.encode(chunk)
+        tally.sent += length
+        frame = Frame(
+            Kind.DATA, block.disk, offset, length, self._sequence, codec, len(payload), checksum
+        )
+        frames.append((frame, payload))
+
+    def _encoder(self) -> Encoder:
+        choice = self._shared.policy.choice
+        if choice not in self._encoders:
+            self._encoders[choice] = Encoder(*choice)
+        return self._encoders[choice]
+
+
+class _Retry:
+    """How long to wait before the next connection, and when to give up."""
+
+    def __init__(self, patience_s: float) -> None:
+        self._patience_s = patience_s
+        self._last_success = time.monotonic()
+        self._pause_s = FIRST_PAUSE_S
+
+    def pause(self, error: Exception, *, moved: bool) -> float:
+        """Return the seconds to wait; raise `error` when there is no hope left."""
+        now = time.monotonic()
+        if moved:
+            self._last_success, self._pause_s = now, FIRST_PAUSE_S
+        elif now - self._last_success > self._patience_s:
+            raise error
+        log.info("connection lost (%s); trying again", error)
+        seconds = self._pause_s * random.uniform(0.7, 1.3)  # noqa: S311 - jitter, no secret
+        self._pause_s = min(LONGEST_PAUSE_S, self._pause_s * 2)
+        return seconds

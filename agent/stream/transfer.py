@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A pass: lanes run over the work until every block is durable on the converter."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from agent.stream.converter import Converter
+from agent.stream.lane import Counters, Disk, Lane, Shared
+from agent.stream.limiter import Limiter
+from agent.stream.policy import Policy
+from agent.stream.work import Block, Known, Work
+from p2v.model.plan import Codec
+
+log = logging.getLogger(__name__)
+
+PATIENCE_S = 900.0
+"""A converter that is away for a quarter of an hour is probably gone: the agent then ends, and
+`--resume` goes on from there."""
+
+
+def default_lanes() -> int:
+    """Return the lanes to run: two a core, so that some wait for I/O while others compute."""
+    return max(2, min(8, 2 * (os.cpu_count() or 2)))
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a transfer runs. `bwlimit` is bytes a second, 0 for none."""
+
+    codec: Codec = Codec.AUTO
+    bwlimit: int = 0
+    lanes: int = 0
+    patience_s: float = PATIENCE_S
+
+
+class Transfer:
+    """A pass under way."""
+
+    def __init__(
+        self,
+        converter: Converter,
+        migration: str,
+        disks: Sequence[Disk],
+        blocks: Iterable[Block],
+        options: Options,
+        known: Known | None = None,
+    ) -> None:
+        self.counters = Counters()
+        self.policy = Policy(options.codec)
+        self._stop = threading.Event()
+        self._failure: BaseException | None = None
+        self._lock = threading.Lock()
+        shared = Shared(
+            migration=migration,
+            converter=converter,
+            disks=disks,
+            work=Work(blocks, known),
+            policy=self.policy,
+            limiter=Limiter(options.bwlimit),
+            counters=self.counters,
+            stop=self._stop,
+            patience_s=options.patience_s,
+        )
+        self._threads = [
+            threading.Thread(target=self._run, args=(Lane(shared),), name=f"lane-{number}")
+            for number in range(options.lanes or default_lanes())
+        ]
+
+    def start(self) -> None:
+        """Start the lanes."""
+        for thread in self._threads:
+            thread.start()
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait for the end, at most so long; return whether it has come."""
+        for thread in self._threads:
+            thread.join(timeout_s)
+            if thread.is_alive():
+                return False
+        return True
+
+    def cancel(self) -> None:
+        """Make the lanes end after the block that they are at."""
+        self._stop.set()
+
+    def result(self) -> Counters:
+        """Return the counters of a finished transfer, or raise what ended it."""
+        with contextlib.suppress(RuntimeError):
+            for thread in self._threads:
+                thread.join()
+        if self._failure is not None:
+            raise self._failure
+        return self.counters
+
+    def _run(self, lane: Lane) -> None:
+        try:
+            lane.run()
+        except BaseException as error:
+            with self._lock:
+                if self._failure is None:
+                    self._failure = error
+            self._stop.set()
