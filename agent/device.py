@@ -19,6 +19,7 @@ _BLKSSZGET = 0x1268
 _BLKPBSZGET = 0x127B
 _BLKGETSIZE64 = 0x80081272
 _BLKFLSBUF = 0x1261
+_SYSFS_SECTOR = 512  # whatever the disk has
 IMAGE_SECTOR = 512
 
 
@@ -84,3 +85,21 @@ def drop_cache(fd: int) -> None:
     """
     if stat.S_ISBLK(os.fstat(fd).st_mode):
         fcntl.ioctl(fd, _BLKFLSBUF, 0)
+
+
+def partition_node(disk: Path, start: int, size: int) -> Path | None:
+    """Return the device node of the partition of `disk` at byte `start`, None where there is none.
+
+    A partition has a page cache of its own: what is mounted there is up to date only through it.
+    """
+    status = disk.stat()
+    if not stat.S_ISBLK(status.st_mode):
+        return None
+    number = f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}"
+    for found in Path("/sys/dev/block", number).resolve().glob("*/partition"):
+        node = found.parent
+        begin, length = (int((node / name).read_text()) for name in ("start", "size"))
+        if (begin * _SYSFS_SECTOR, length * _SYSFS_SECTOR) == (start, size):
+            path = Path("/dev", node.name.replace("!", "/"))
+            return path if path.is_block_device() else None
+    return None

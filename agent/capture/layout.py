@@ -1,0 +1,264 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What to do with every chunk of a disk: read it, know it to be zeros, or know its bytes.
+
+`prepare` asks the disk (maps, swap headers); the walk over the chunks that follows is pure. All
+that no partition treats otherwise is read: tables, boot areas, gaps, the table's copy at the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from mmap import mmap
+
+from agent.capture.allocation import Allocation, used_extents
+from agent.capture.chunkset import ChunkSet
+from agent.capture.source import Source
+from agent.capture.swap import HEADER_MAX, SwapHeaderError, swap_header, swap_info
+from p2v.model.extent import Extent
+from p2v.model.plan import PlannedDisk, PlannedPartition, Treatment
+from p2v.wire.chunk import CHUNK_SIZE
+
+
+class Kind(StrEnum):
+    """Where the bytes of a piece come from."""
+
+    READ = "read"
+    ZERO = "zero"
+    LITERAL = "literal"
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Whole chunks (the disk's last may be cut) that are treated alike.
+
+    Attributes:
+        reason: of a ZERO: "free", "swap" or "excluded".
+        data: all bytes of a LITERAL.
+        blank: ranges of a READ (disk offsets) that must not be copied: they become zeros.
+        overlay: offset and bytes that replace what is read, after blanking.
+    """
+
+    offset: int
+    length: int
+    kind: Kind
+    reason: str = ""
+    data: bytes = b""
+    blank: tuple[Extent, ...] = ()
+    overlay: tuple[tuple[int, bytes], ...] = ()
+
+    @property
+    def end(self) -> int:
+        """The first byte after it."""
+        return self.offset + self.length
+
+    def apply(self, offset: int, buffer: bytearray | memoryview | mmap) -> None:
+        """Blank and overlay `buffer`, which holds the disk's bytes from `offset` on."""
+        for extent in self.blank:
+            _paste(buffer, offset, extent.offset, bytes(extent.length))
+        for at, data in self.overlay:
+            _paste(buffer, offset, at, data)
+
+
+def _paste(buffer: bytearray | memoryview | mmap, offset: int, at: int, data: bytes) -> None:
+    start, end = max(at, offset), min(at + len(data), offset + len(buffer))
+    if start < end:
+        buffer[start - offset : end - offset] = data[start - at : end - at]
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """A range that is not simply read.
+
+    `used` holds the chunks in use, None where all of it becomes zeros but for `header`.
+    """
+
+    offset: int
+    length: int
+    reason: str
+    used: ChunkSet | None = None
+    header: bytes = b""
+
+    @property
+    def end(self) -> int:
+        """The first byte after it."""
+        return self.offset + self.length
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """A disk's regions in order, and what came out differently from the plan, in words."""
+
+    size: int
+    regions: tuple[Region, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def pieces(self) -> Iterator[Piece]:
+        """Yield the disk's pieces in ascending order, without gaps."""
+        return _pieces(self)
+
+    def copied(self) -> int:
+        """Return the bytes of the pieces that are not ZERO: what there is to do."""
+        return sum(piece.length for piece in self.pieces() if piece.kind is not Kind.ZERO)
+
+
+def disk_extents(disk: PlannedDisk, source: Source, all_blocks: bool = False) -> Iterator[Piece]:
+    """Yield what to do with every chunk of `disk`, in ascending order, without gaps."""
+    return prepare(disk, source, all_blocks).pieces()
+
+
+def prepare(disk: PlannedDisk, source: Source, all_blocks: bool = False) -> Layout:
+    """Read allocation maps and swap headers, and return the disk's layout.
+
+    A file system whose map cannot be trusted, and a swap whose header makes no sense, are copied
+    whole; `notes` says so. With `all_blocks` only excluded partitions are not copied.
+
+    Raises:
+        SourceChangedError: the disk has not the plan's size.
+    """
+    source.check(disk.size)
+    regions: list[Region] = []
+    notes: list[str] = []
+    for partition in sorted(disk.partitions, key=lambda p: p.start):
+        region, note = _region(partition, source, all_blocks)
+        if region is not None:
+            regions.append(region)
+        if note:
+            notes.append(f"{_name(disk, partition)}: {note}")
+    return Layout(disk.size, tuple(regions), tuple(notes))
+
+
+def _name(disk: PlannedDisk, partition: PlannedPartition) -> str:
+    number = f" partition {partition.number}" if partition.number else ""
+    return partition.name or f"{disk.name}{number}"
+
+
+def _region(
+    partition: PlannedPartition, source: Source, all_blocks: bool
+) -> tuple[Region | None, str]:
+    start, size = partition.start, partition.size
+    if partition.treatment is Treatment.EXCLUDE:
+        return Region(start, size, "excluded"), ""
+    if all_blocks or partition.treatment is Treatment.COPY:
+        return None, ""
+    if partition.treatment is Treatment.SWAP:
+        return _swap(partition, source)
+    allocation = used_extents(source.path, start, size, partition.content)
+    return _used(allocation)
+
+
+def _used(allocation: Allocation) -> tuple[Region | None, str]:
+    if allocation.chunks is None:
+        return None, f"every block is copied: {allocation.reason}"
+    return Region(allocation.offset, allocation.size, "free", allocation.chunks), ""
+
+
+def _swap(partition: PlannedPartition, source: Source) -> tuple[Region | None, str]:
+    first = bytearray(min(HEADER_MAX, partition.size))
+    source.readinto(partition.start, first)
+    try:
+        header, info = swap_header(first), swap_info(first)
+    except SwapHeaderError as error:
+        return None, f"every block is copied: {str(error).rstrip('.')}"
+    note = "it holds a hibernation image, which is not copied" if info.suspended else ""
+    return Region(partition.start, partition.size, "swap", header=header), note
+
+
+# --- the walk ------------------------------------------------------------------------------------
+
+
+def _pieces(layout: Layout) -> Iterator[Piece]:
+    edges = _edges(layout)
+    at = 0
+    for region in layout.regions:
+        first, last = _inner(region, layout.size)
+        if first >= last:
+            continue
+        yield from _read(at, first, layout.size, edges)
+        yield from _walk(region, first, last, layout.size)
+        at = last
+    yield from _read(at, _chunks(layout.size), layout.size, edges)
+
+
+def _chunks(size: int) -> int:
+    return -(-size // CHUNK_SIZE)
+
+
+def _inner(region: Region, size: int) -> tuple[int, int]:
+    """Return the chunks that lie wholly within the region, as a half-open range."""
+    end = _chunks(size) if region.end >= size else region.end // CHUNK_SIZE
+    return -(-region.offset // CHUNK_SIZE), end
+
+
+def _walk(region: Region, first: int, last: int, size: int) -> Iterator[Piece]:
+    if region.used is None:
+        yield from _walk_blank(region, first, last, size)
+        return
+    at = first
+    for run, count in region.used.runs():
+        start, end = max(run, first), min(run + count, last)
+        if start >= end:
+            continue
+        if at < start:
+            yield _piece(at, start, size, Kind.ZERO, region.reason)
+        yield _piece(start, end, size, Kind.READ)
+        at = end
+    if at < last:
+        yield _piece(at, last, size, Kind.ZERO, region.reason)
+
+
+def _walk_blank(region: Region, first: int, last: int, size: int) -> Iterator[Piece]:
+    """Yield the chunks that hold a part of the header as literals, the others as zeros."""
+    at = first
+    header_end = _chunks(region.offset + len(region.header)) if region.header else first
+    while at < min(header_end, last):
+        piece = _piece(at, at + 1, size, Kind.LITERAL, region.reason)
+        data = bytearray(piece.length)
+        _paste(data, piece.offset, region.offset, region.header)
+        yield Piece(piece.offset, piece.length, Kind.LITERAL, region.reason, bytes(data))
+        at += 1
+    if at < last:
+        yield _piece(at, last, size, Kind.ZERO, region.reason)
+
+
+def _piece(first: int, last: int, size: int, kind: Kind, reason: str = "") -> Piece:
+    offset = first * CHUNK_SIZE
+    return Piece(offset, min(last * CHUNK_SIZE, size) - offset, kind, reason)
+
+
+def _edges(layout: Layout) -> dict[int, tuple[Region, ...]]:
+    """Return the blank regions that cover a part only of a chunk, by chunk: two each at most."""
+    edges: dict[int, tuple[Region, ...]] = {}
+    for region in layout.regions:
+        if region.used is not None:
+            continue
+        first, last = _inner(region, layout.size)
+        for chunk in {region.offset // CHUNK_SIZE, (region.end - 1) // CHUNK_SIZE}:
+            if not first <= chunk < last:
+                edges[chunk] = (*edges.get(chunk, ()), region)
+    return edges
+
+
+def _read(
+    first: int, last: int, size: int, edges: dict[int, tuple[Region, ...]]
+) -> Iterator[Piece]:
+    """Yield the chunks as READ; those at a blank region's edge one by one, blanked."""
+    at = first
+    for chunk in sorted(chunk for chunk in edges if first <= chunk < last):
+        if at < chunk:
+            yield _piece(at, chunk, size, Kind.READ)
+        yield _edge(_piece(chunk, chunk + 1, size, Kind.READ), edges[chunk])
+        at = chunk + 1
+    if at < last:
+        yield _piece(at, last, size, Kind.READ)
+
+
+def _edge(piece: Piece, regions: tuple[Region, ...]) -> Piece:
+    blank, overlay = [], []
+    for region in regions:
+        start, end = max(region.offset, piece.offset), min(region.end, piece.end)
+        blank.append(Extent(start, end - start))
+        if region.header and region.offset + len(region.header) > piece.offset:
+            overlay.append((region.offset, region.header))
+    return Piece(piece.offset, piece.length, Kind.READ, blank=tuple(blank), overlay=tuple(overlay))
