@@ -109,6 +109,16 @@ class NoSuchMigrationError(P2VError):
     hint = "'p2v migrations list' on the converter shows those that exist."
 
 
+class NoSuchTokenError(P2VError):
+    """The id names no token of this converter."""
+
+    code = "no-such-token"
+    exit_code = 14
+    status = 404
+    message = "There is no token {id} on this converter."
+    hint = "'p2v pair --list' shows those that exist."
+
+
 class MigrationStateError(P2VError):
     """The migration is not in a state that allows this."""
 
@@ -237,6 +247,16 @@ class ListenError(P2VError):
     exit_code = 43
     message = "Cannot listen on {address}: {problem}."
     hint = "Choose another address or port with --listen; 'ss -ltnp' shows who has it."
+
+
+class StoreError(P2VError):
+    """The converter's database can't be opened or does not answer."""
+
+    code = "store-failed"
+    exit_code = 44
+    status = 503
+    message = "The converter's database fails: {problem}."
+    hint = "Check --database, the data folder and its file system."
 
 
 class TooLargeError(P2VError):

@@ -39,6 +39,8 @@ class Migration:
     owner: str = ""
     problem: str = ""
     """Why it is paused or failed, in a sentence."""
+    problem_code: str = ""
+    """The `code` of the error behind `problem`."""
     images: tuple[str, ...] = ()
     """Paths of the images on the converter, in the order of the plan's disks."""
     report: dict[str, Any] = field(default_factory=dict)

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# ruff: noqa: A002 - `id` is the word of the API
+"""The steps that finish a migration: verify, commit, report.
+
+Each can be repeated from its start at any moment, by any process: it looks at the store first, and
+its change of the state there is its last act. Failures end in the store, not in exceptions, so that
+an engine needs no rules of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from enum import StrEnum
+from functools import wraps
+from typing import TYPE_CHECKING
+
+from p2v.model.document import encode
+from p2v.model.errors import NoRoomError, P2VError, VerifyError
+from p2v.model.migration import MigrationState
+from p2v.service.files import write_durably
+
+if TYPE_CHECKING:
+    from p2v.service.migrations import Migrations
+
+log = logging.getLogger(__name__)
+
+REPORT_NAME = "report.json"
+
+
+class Next(StrEnum):
+    """What an engine does after a step."""
+
+    GO_ON = "go-on"
+    AGAIN = "again"
+    """Run the step again after a while: there was no room."""
+    STOP = "stop"
+    """The run is over; the store says why."""
+
+
+class Cancelled(Exception):  # noqa: N818 - no failure
+    """Somebody cancelled the migration while a step ran."""
+
+
+Step = Callable[["Migrations", str], Next]
+
+
+def _step(state: MigrationState) -> Callable[[Callable[[Migrations, str], None]], Step]:
+    """Make a step of a function that works on migrations in `state`."""
+
+    def decorate(work: Callable[[Migrations, str], None]) -> Step:
+        @wraps(work)
+        def step(migrations: Migrations, id: str) -> Next:
+            found = migrations.get(id).state
+            if found is not state:
+                past = _ORDER.get(found, -1) > _ORDER[state]
+                return Next.GO_ON if past else Next.STOP
+            try:
+                work(migrations, id)
+            except NoRoomError as error:
+                migrations.waits(id, state, error)
+                return Next.AGAIN
+            except Exception as error:
+                _fail(migrations, id, state, error)
+                return Next.STOP
+            return Next.GO_ON
+
+        return step
+
+    return decorate
+
+
+_ORDER = {
+    MigrationState.VERIFYING: 0,
+    MigrationState.COMMITTING: 1,
+    MigrationState.FINISHED: 2,
+}
+
+
+def _fail(
+    migrations: Migrations,
+    id: str,
+    state: MigrationState,
+    error: Exception,
+) -> None:
+    """Say in the store why a step failed: paused where sending again or trying again can help."""
+    if isinstance(error, Cancelled):
+        return
+    if isinstance(error, VerifyError | OSError):
+        log.warning("migration %s paused: %s", id, error)
+        migrations.stops(id, state, MigrationState.PAUSED, error)
+        return
+    log.error("migration %s failed: %s", id, error, exc_info=not isinstance(error, P2VError))
+    migrations.stops(id, state, MigrationState.FAILED, error)
+
+
+@_step(MigrationState.VERIFYING)
+def verify(migrations: Migrations, id: str) -> None:
+    """Read the images back and compare them with what was sent."""
+    with migrations.work(id) as entry:
+
+        def progress(done: int, total: int) -> None:
+            entry.verified = (done, total)
+            if entry.cancelled.is_set():
+                raise Cancelled
+
+        receiver = entry.open()
+        receiver.checkpoint()
+        receiver.verify(progress)
+        if not migrations.store.move(id, [MigrationState.VERIFYING], MigrationState.COMMITTING):
+            raise Cancelled
+
+
+@_step(MigrationState.COMMITTING)
+def commit(migrations: Migrations, id: str) -> None:
+    """Give the images their final form and names."""
+    with migrations.work(id) as entry:
+        entry.open().commit()
+        entry.close()
+
+
+@_step(MigrationState.COMMITTING)
+def report(migrations: Migrations, id: str) -> None:
+    """Write down what came of it beside the images; the migration is finished."""
+    migration = replace(migrations.get(id), state=MigrationState.FINISHED)
+    body = json.dumps(encode(migration), indent=2) + "\n"
+    write_durably(migrations.folders.path(id) / REPORT_NAME, body.encode())
+    migrations.store.move(id, [MigrationState.COMMITTING], MigrationState.FINISHED)
+    log.info("migration %s finished", id)
+
+
+STEPS: tuple[Step, ...] = (verify, commit, report)
