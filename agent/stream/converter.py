@@ -52,6 +52,9 @@ class Converter(Protocol):
     def lease(self, id: str) -> None:  # noqa: A002
         """Take or keep the right to send it; raises MigrationBusyError if another agent has it."""
 
+    def heartbeat(self, id: str) -> None:  # noqa: A002
+        """Keep the lease while no data connection does."""
+
     def digests(self, id: str, disk: int, group: int) -> bytes:  # noqa: A002
         """Return a group of a disk's digest map (p2v.wire.digestmap)."""
 

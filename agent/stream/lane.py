@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import native
+from agent.capture.layout import Kind as PieceKind
 from agent.stream.converter import Connection, ConnectionLostError, Converter
 from agent.stream.limiter import Limiter
 from agent.stream.policy import Policy
@@ -48,6 +49,8 @@ class Disk(Protocol):
 class Counters:
     """What all lanes did, in bytes of the source (`wire` in bytes sent). Shared, under `lock`."""
 
+    handled: int = 0
+    """Of the work's bytes, those that were dealt with and not given back."""
     read: int = 0
     """Read from the disks."""
     zero: int = 0
@@ -65,6 +68,7 @@ class Counters:
     def add(self, other: Counters) -> None:
         """Add what one lane did."""
         with self.lock:
+            self.handled += other.handled
             self.read += other.read
             self.zero += other.zero
             self.same += other.same
@@ -97,8 +101,8 @@ class Lane:
         self._buffer = mmap.mmap(-1, BLOCK_SIZE)  # page-aligned, as O_DIRECT wants it
         self._encoders: dict[tuple[WireCodec, int], Encoder] = {}
         self._sequence = 0
-        self._unsure: deque[tuple[int, int, Block]] = deque()
-        """(last sequence, bytes that count as done with it, block), until durable."""
+        self._unsure: deque[tuple[int, Block]] = deque()
+        """Blocks that are not known to be durable, with the sequence of their last frame."""
 
     def run(self) -> None:
         """Send blocks until there are none left and all that this lane sent is durable.
@@ -120,9 +124,7 @@ class Lane:
             except ProtocolError as error:
                 pause = retry.pause(error, moved=False)
             finally:
-                shared.work.put_back(block for _, _, block in self._unsure)
-                self._unsure.clear()
-                self._sequence = 0
+                self._give_back()
             with shared.counters.lock:
                 shared.counters.reconnects += 1
             shared.stop.wait(pause)
@@ -147,25 +149,35 @@ class Lane:
 
     def _send(self, connection: Connection, block: Block, known: bytes | None) -> None:
         shared = self._shared
-        tally = Counters()
+        tally = Counters(handled=block.length)
         start = time.monotonic()
-        frames = self._zero(block) if block.zero else self._encode(block, known, tally)
-        if block.zero:
+        if block.piece.kind is PieceKind.ZERO:
+            frames = self._zero(block)
             tally.zero += block.length
+        else:
+            frames = self._encode(block, known, tally)
         encoded = time.monotonic()
         if frames:
             tally.wire = sum(HEADER_SIZE + len(payload) for _, payload in frames)
             shared.limiter.take(tally.wire, shared.stop)
             connection.send(frames)
         shared.policy.observe(encoded - start, time.monotonic() - encoded, tally.sent)
-        self._unsure.append((self._sequence, block.length, block))
+        self._unsure.append((self._sequence, block))
         shared.counters.add(tally)
+
+    def _give_back(self) -> None:
+        """Return what is not known to be durable to the work."""
+        blocks = [block for _, block in self._unsure]
+        self._unsure.clear()
+        self._sequence = 0
+        self._shared.work.put_back(blocks)
+        self._shared.counters.add(Counters(handled=-sum(block.length for block in blocks)))
 
     def _settle(self, durable: int) -> None:
         """Forget the blocks that are durable up to this sequence number."""
         done = 0
         while self._unsure and self._unsure[0][0] <= durable:
-            done += self._unsure.popleft()[1]
+            done += self._unsure.popleft()[1].length
         if done:
             self._shared.counters.add(Counters(durable=done))
 
@@ -179,13 +191,12 @@ class Lane:
     ) -> list[tuple[Frame, Buffer]]:
         """Read a block and return the frames of its chunks that the converter does not have."""
         view = memoryview(self._buffer)[: block.length]
-        self._shared.disks[block.disk].readinto(block.offset, view)
-        tally.read += block.length
-        for extent in block.blank:
-            start = extent.offset - block.offset
-            view[start : start + extent.length] = bytes(extent.length)
-        for offset, patch in block.patches:
-            view[offset - block.offset : offset - block.offset + len(patch)] = patch
+        if block.piece.kind is PieceKind.LITERAL:
+            view[:] = block.piece.data
+        else:
+            self._shared.disks[block.disk].readinto(block.offset, view)
+            block.piece.apply(block.offset, view)
+            tally.read += block.length
         encoder = self._encoder()
         frames: list[tuple[Frame, Buffer]] = []
         for start in range(0, block.length, CHUNK_SIZE):

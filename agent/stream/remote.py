@@ -91,7 +91,7 @@ class Credentials:
     token: str = field(repr=False)
 
 
-class _PinnedAdapter(HTTPAdapter):
+class PinnedAdapter(HTTPAdapter):
     """Speaks TLS only with the certificate of one fingerprint."""
 
     def __init__(self, fingerprint: bytes) -> None:
@@ -99,6 +99,7 @@ class _PinnedAdapter(HTTPAdapter):
         super().__init__(pool_maxsize=16)
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        """Make the pool that compares fingerprints."""
         kwargs["assert_fingerprint"] = self._fingerprint
         super().init_poolmanager(*args, **kwargs)
 
@@ -163,7 +164,7 @@ class RemoteConverter:
         self._session = requests.Session()
         self._session.trust_env = False
         self._session.verify = False
-        self._session.mount("https://", _PinnedAdapter(credentials.fingerprint))
+        self._session.mount("https://", PinnedAdapter(credentials.fingerprint))
         self._session.headers["Authorization"] = f"Bearer {credentials.token}"
         urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
         self._context = client_context()

@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import threading
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -47,7 +47,7 @@ class Transfer:
         converter: Converter,
         migration: str,
         disks: Sequence[Disk],
-        blocks: Iterable[Block],
+        queue: Iterable[Block],
         options: Options,
         known: Known | None = None,
     ) -> None:
@@ -60,7 +60,7 @@ class Transfer:
             migration=migration,
             converter=converter,
             disks=disks,
-            work=Work(blocks, known),
+            work=Work(queue, known),
             policy=self.policy,
             limiter=Limiter(options.bwlimit),
             counters=self.counters,
@@ -68,7 +68,9 @@ class Transfer:
             patience_s=options.patience_s,
         )
         self._threads = [
-            threading.Thread(target=self._run, args=(Lane(shared),), name=f"lane-{number}")
+            threading.Thread(
+                target=self._run, args=(Lane(shared),), name=f"lane-{number}", daemon=True
+            )
             for number in range(options.lanes or default_lanes())
         ]
 
@@ -79,11 +81,10 @@ class Transfer:
 
     def wait(self, timeout_s: float) -> bool:
         """Wait for the end, at most so long; return whether it has come."""
+        deadline = time.monotonic() + timeout_s
         for thread in self._threads:
-            thread.join(timeout_s)
-            if thread.is_alive():
-                return False
-        return True
+            thread.join(max(0.0, deadline - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._threads)
 
     def cancel(self) -> None:
         """Make the lanes end after the block that they are at."""
@@ -91,9 +92,8 @@ class Transfer:
 
     def result(self) -> Counters:
         """Return the counters of a finished transfer, or raise what ended it."""
-        with contextlib.suppress(RuntimeError):
-            for thread in self._threads:
-                thread.join()
+        for thread in self._threads:
+            thread.join()
         if self._failure is not None:
             raise self._failure
         return self.counters

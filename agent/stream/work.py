@@ -6,9 +6,9 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from p2v.model.extent import Extent
+from agent.capture.layout import Kind, Piece
 from p2v.model.units import MiB
 from p2v.wire.chunk import GROUP_SIZE
 
@@ -19,19 +19,33 @@ measurements (256 KiB to 1 MiB within 7 %), and a block a lane bounds the agent'
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A range of a disk to send. Zero blocks may be long; others are at most `BLOCK_SIZE`.
-
-    Attributes:
-        blank: ranges inside that are sent as zeros though the disk holds something there.
-        patches: bytes that are sent instead of the disk's, as (offset, bytes).
-    """
+    """A piece of a disk that one lane handles at once; at most `BLOCK_SIZE` unless it is zeros."""
 
     disk: int
-    offset: int
-    length: int
-    zero: bool = False
-    blank: tuple[Extent, ...] = ()
-    patches: tuple[tuple[int, bytes], ...] = ()
+    piece: Piece
+
+    @property
+    def offset(self) -> int:
+        """The first byte, on the disk."""
+        return self.piece.offset
+
+    @property
+    def length(self) -> int:
+        """Bytes of disk."""
+        return self.piece.length
+
+
+def blocks(disk: int, pieces: Iterable[Piece]) -> Iterator[Block]:
+    """Yield the pieces of a disk, cut to blocks."""
+    for piece in pieces:
+        if piece.kind is not Kind.READ or piece.length <= BLOCK_SIZE:
+            yield Block(disk, piece)
+            continue
+        start = piece.offset
+        while start < piece.end:
+            end = min(piece.end, (start // BLOCK_SIZE + 1) * BLOCK_SIZE)
+            yield Block(disk, replace(piece, offset=start, length=end - start))
+            start = end
 
 
 Known = Callable[[int, int], bytes | None]
@@ -41,8 +55,8 @@ Known = Callable[[int, int], bytes | None]
 class Work:
     """Iterates over blocks for several lanes; thread-safe, nothing is held but what came back."""
 
-    def __init__(self, blocks: Iterable[Block], known: Known | None = None) -> None:
-        self._blocks: Iterator[Block] = iter(blocks)
+    def __init__(self, queue: Iterable[Block], known: Known | None = None) -> None:
+        self._blocks: Iterator[Block] = iter(queue)
         self._back: deque[Block] = deque()
         self._known = known
         self._groups: dict[tuple[int, int], bytes | None] = {}
@@ -58,7 +72,7 @@ class Work:
             block = self._back.popleft() if self._back else next(self._blocks, None)
             if block is None:
                 return None
-            if self._known is None or block.zero:
+            if self._known is None or block.piece.kind is Kind.ZERO:
                 return block, None
             try:
                 return block, self._digests(block.disk, block.offset // GROUP_SIZE, self._known)

@@ -1,0 +1,291 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A migration from the agent's side: open the disks, send every chunk, wait for the commit.
+
+Whatever interrupts it, the same happens the next time: the converter says what it durably has, the
+disks are read again, and only what differs is sent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from agent.capture.layout import Layout, prepare
+from agent.capture.source import Source
+from agent.stream.converter import Converter
+from agent.stream.lane import Counters
+from agent.stream.remote import HEARTBEAT_S
+from agent.stream.transfer import Options, Transfer
+from agent.stream.work import Block, Known, blocks
+from p2v.model.errors import (
+    MigrationBusyError,
+    MigrationStateError,
+    P2VError,
+    ReadFailedError,
+    UnreachableError,
+)
+from p2v.model.migration import Migration, MigrationState
+from p2v.model.plan import Plan
+from p2v.model.problem import error_of
+from p2v.wire.digestmap import expand_group
+
+log = logging.getLogger(__name__)
+
+TICK_S = 0.25
+POLL_S = 1.0
+CANCEL_S = 5.0
+"""How long the lanes may take to end after Ctrl-C; what they had sent is safe either way."""
+MAX_PASSES = 3
+"""Passes over the disks: one, and one more each time the converter finds chunks damaged on its
+disk when it reads them back. If that happens twice its disk or memory is bad."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where a migration stands; sizes in bytes."""
+
+    migration: str
+    phase: str
+    """"full" while the disks are read, then the state of the migration on the converter."""
+    done: int
+    total: int
+    counters: Counters
+    codec: str
+    elapsed_s: float
+    problem: str = ""
+    """Why nothing moves, if nothing does."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of a migration."""
+
+    migration: Migration
+    counters: Counters
+    seconds: float
+    notes: tuple[str, ...]
+    unreadable: tuple[P2VError, ...]
+
+
+Watch = Callable[[Progress], None]
+
+
+@dataclass
+class _Captured:
+    """The disks of a plan, open, with what to do with their chunks."""
+
+    sources: list[Source]
+    layouts: list[Layout]
+    total: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.total = sum(layout.size for layout in self.layouts)
+
+    def blocks(self) -> Iterator[Block]:
+        return itertools.chain.from_iterable(
+            blocks(index, layout.pieces()) for index, layout in enumerate(self.layouts)
+        )
+
+
+def migrate(
+    converter: Converter,
+    plan: Plan,
+    *,
+    resume: str = "",
+    options: Options | None = None,
+    watch: Watch = lambda _: None,
+    started: Callable[[Migration], None] = lambda _: None,
+) -> Outcome:
+    """Carry out `plan`, or go on with the migration `resume`, whose plan then counts.
+
+    `watch` is told how it goes a few times a second; `started` gets the migration once its id is
+    known.
+
+    Raises:
+        P2VError: it did not finish. Unless the error says otherwise it can be resumed.
+    """
+    begun = time.monotonic()
+    if resume:
+        plan = _resumable(converter.get(resume)).plan
+    options = options or Options(codec=plan.codec, bwlimit=plan.bwlimit)
+    with _open(plan) as captured:
+        migration = converter.get(resume) if resume else converter.create(plan)
+        started(migration)
+        converter.lease(migration.id)
+        run = _Run(converter, migration.id, captured, options, watch, begun)
+        counters = run.to_the_end(compare=bool(resume))
+        unreadable = _unreadable(plan, captured.sources)
+        notes = tuple(note for layout in captured.layouts for note in layout.notes)
+    return Outcome(
+        converter.get(migration.id), counters, time.monotonic() - begun, notes, unreadable
+    )
+
+
+def _resumable(migration: Migration) -> Migration:
+    if migration.state in (MigrationState.RECEIVING, MigrationState.PAUSED):
+        return migration
+    raise MigrationStateError(
+        id=migration.id, state=migration.state.value, problem="there is nothing to resume"
+    )
+
+
+@contextlib.contextmanager
+def _open(plan: Plan) -> Iterator[_Captured]:
+    with contextlib.ExitStack() as stack:
+        sources = [stack.enter_context(Source(disk.path, live=plan.live)) for disk in plan.disks]
+        layouts = [
+            prepare(disk, source, plan.all_blocks)
+            for disk, source in zip(plan.disks, sources, strict=True)
+        ]
+        yield _Captured(sources, layouts)
+
+
+def _unreadable(plan: Plan, sources: Sequence[Source]) -> tuple[P2VError, ...]:
+    return tuple(
+        ReadFailedError(disk=disk.path, bytes=source.bad.bytes, count=source.bad.count)
+        for disk, source in zip(plan.disks, sources, strict=True)
+        if source.bad.count
+    )
+
+
+class _Run:
+    """The passes of one migration, and the wait for its commit."""
+
+    def __init__(
+        self,
+        converter: Converter,
+        migration: str,
+        captured: _Captured,
+        options: Options,
+        watch: Watch,
+        begun: float,
+    ) -> None:
+        self._converter = converter
+        self._id = migration
+        self._captured = captured
+        self._options = options
+        self._watch = watch
+        self._begun = begun
+        self._codec = ""
+
+    def to_the_end(self, *, compare: bool) -> Counters:
+        """Send passes until the converter has committed; return the last one's counters."""
+        for number in range(MAX_PASSES):
+            counters = self._pass(self._known if compare or number else None)
+            self._converter.complete(self._id, self._report(counters))
+            migration = self._await_commit(counters)
+            if migration.state is MigrationState.FINISHED:
+                return counters
+            if migration.problem_code != "verify-failed":
+                break
+            log.warning("%s; sending those chunks again", migration.problem)
+            self._converter.lease(self._id)
+        raise error_of({"type": migration.problem_code or "failed", "detail": migration.problem})
+
+    def _pass(self, known: Known | None) -> Counters:
+        transfer = Transfer(
+            self._converter,
+            self._id,
+            self._captured.sources,
+            self._captured.blocks(),
+            self._options,
+            known,
+        )
+        transfer.start()
+        with self._heartbeat() as problem:
+            try:
+                while not transfer.wait(TICK_S):
+                    codec, level = transfer.policy.choice
+                    self._codec = f"{codec.name.lower()} {level}".removesuffix(" 0")
+                    self._tell("full", transfer.counters.handled, transfer.counters, problem[0])
+            except BaseException:
+                transfer.cancel()
+                transfer.wait(CANCEL_S)
+                raise
+        counters = transfer.result()
+        self._tell("full", self._captured.total, counters)
+        return counters
+
+    def _known(self, disk: int, group: int) -> bytes | None:
+        body = self._converter.digests(self._id, disk, group)
+        return expand_group(body, group, self._captured.layouts[disk].size)
+
+    def _tell(self, phase: str, done: int, counters: Counters, problem: str = "") -> None:
+        total = self._captured.total
+        elapsed = time.monotonic() - self._begun
+        self._watch(
+            Progress(
+                self._id, phase, min(done, total), total, counters, self._codec, elapsed, problem
+            )
+        )
+
+    @contextlib.contextmanager
+    def _heartbeat(self) -> Iterator[list[str]]:
+        """Keep the lease in the background, and hear why the converter waits, if it does."""
+        problem = [""]
+        done = threading.Event()
+
+        def beat() -> None:
+            while not done.wait(HEARTBEAT_S):
+                try:
+                    self._converter.heartbeat(self._id)
+                    state = self._converter.get(self._id)
+                    problem[0] = state.problem if state.state is MigrationState.PAUSED else ""
+                except (MigrationBusyError, MigrationStateError, UnreachableError) as error:
+                    problem[0] = str(error)  # the lanes find out, and try again
+                except P2VError as error:
+                    log.warning("heartbeat: %s", error)
+
+        thread = threading.Thread(target=beat, name="heartbeat")
+        thread.start()
+        try:
+            yield problem
+        finally:
+            done.set()
+            thread.join()
+
+    def _await_commit(self, counters: Counters) -> Migration:
+        """Return the migration once it is finished, failed or waits for chunks."""
+        deadline = time.monotonic() + self._options.patience_s
+        while True:
+            try:
+                migration = self._converter.get(self._id)
+            except UnreachableError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(POLL_S)
+                continue
+            deadline = time.monotonic() + self._options.patience_s
+            self._tell(migration.state.value, self._captured.total, counters, migration.problem)
+            if migration.state.final or migration.state is MigrationState.PAUSED:
+                return migration
+            time.sleep(POLL_S / 4)
+
+    def _report(self, counters: Counters) -> dict[str, Any]:
+        captured = self._captured
+        return {
+            "seconds": round(time.monotonic() - self._begun, 3),
+            "read_bytes": counters.read,
+            "sent_bytes": counters.sent,
+            "wire_bytes": counters.wire,
+            "zero_bytes": counters.zero,
+            "same_bytes": counters.same,
+            "reconnects": counters.reconnects,
+            "notes": [note for layout in captured.layouts for note in layout.notes],
+            "unreadable": [
+                {
+                    "disk": str(source.path),
+                    "bytes": source.bad.bytes,
+                    "count": source.bad.count,
+                    "ranges": [[extent.offset, extent.length] for extent in source.bad.extents],
+                }
+                for source in captured.sources
+                if source.bad.count
+            ],
+        }
