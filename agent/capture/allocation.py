@@ -110,9 +110,11 @@ def _map(path: Path, offset: int, size: int, content: str) -> Allocation:
         return _everything(offset, size, "it spans several devices")
     argv = [_PROGRAMS[content], "-D", "-q", *(["-F"] if mounted else []), "-L", "/dev/null"]
     chunks = ChunkSet(offset, size)
-    with _device(path, node, offset, size) as device_path:
-        with tools.output([*argv, "-o", "-", "-s", str(device_path)]) as lines:
-            used = read_map(lines, chunks, offset, size)
+    with (
+        _device(path, node, offset, size) as device_path,
+        tools.output([*argv, "-o", "-", "-s", str(device_path)]) as lines,
+    ):
+        used = read_map(lines, chunks, offset, size)
     return Allocation(offset, size, used, chunks)
 
 

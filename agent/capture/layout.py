@@ -158,7 +158,7 @@ def _swap(partition: PlannedPartition, source: Source) -> tuple[Region | None, s
     first = bytearray(min(HEADER_MAX, partition.size))
     source.readinto(partition.start, first)
     try:
-        header, info = swap_header(first), swap_info(first)
+        header, info = swap_header(bytes(first)), swap_info(bytes(first))
     except SwapHeaderError as error:
         return None, f"every block is copied: {str(error).rstrip('.')}"
     note = "it holds a hibernation image, which is not copied" if info.suspended else ""
