@@ -161,6 +161,35 @@ def fill_holes(fd: int, offset: int, length: int) -> None:
     write_zeros(fd, position, end - position)
 
 
+class Syncer:
+    """Makes a file's content durable, and never again says so after it once failed.
+
+    After a failed fdatasync the kernel drops what it could not write and forgets the error: a
+    second call would succeed and mean nothing.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._failed = False
+
+    def sync(self) -> None:
+        """Make durable all that was written.
+
+        Raises:
+            NoRoomError: the file system noticed only now that it is full.
+            ImageError: an earlier call failed; only reopening the file shows what it holds.
+        """
+        if self._failed:
+            problem = "its disk lost writes; resume the image from its last checkpoint"
+            raise ImageError(path=file_path(self._fd), problem=problem)
+        try:
+            with room_for(self._fd, 0):
+                os.fdatasync(self._fd)
+        except BaseException:
+            self._failed = True
+            raise
+
+
 def fsync_dir(path: Path) -> None:
     """Make durable the names in the directory `path`."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

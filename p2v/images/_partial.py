@@ -23,13 +23,12 @@ def create_partial(path: Path) -> int:
         ImageError: the image, finished or not, is already there.
     """
     partial = partial_path(path)
+    if path.exists():
+        raise ImageError(path=path, problem="it already exists; it is not overwritten")
     try:
-        if path.exists():
-            raise FileExistsError
         fd = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
     except FileExistsError:
-        present = path if path.exists() else partial
-        raise ImageError(path=present, problem="it already exists; it is not overwritten") from None
+        raise ImageError(path=partial, problem="it already exists; it is not overwritten") from None
     except (FileNotFoundError, NotADirectoryError):
         raise ImageError(path=path, problem=f"there is no folder {path.parent}") from None
     _lock(fd, partial)
@@ -63,7 +62,13 @@ def withdraw(path: Path) -> None:
 
 
 def publish(path: Path) -> None:
-    """Give the partial file its final name, durably; its content must be durable already."""
+    """Give the partial file its final name, durably; its content must be durable already.
+
+    Raises:
+        ImageError: another file took the name meanwhile.
+    """
+    if path.exists():
+        raise ImageError(path=path, problem="it appeared meanwhile; it is not overwritten")
     partial_path(path).rename(path)
     fsync_dir(path.parent)
 
