@@ -236,7 +236,7 @@ class AlreadyServedError(P2VError):
 
     code = "already-served"
     exit_code = 42
-    message = "Process {process} already serves {path}."
+    message = "Another process is already the converter of {path}."
     hint = "Stop that one ('systemctl stop p2v'), or give another folder with --data."
 
 

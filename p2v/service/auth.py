@@ -29,6 +29,7 @@ class Principal:
 
 
 ADMINISTRATOR = Principal("admin", "administrator", admin=True)
+EMBEDDED = Principal("embedded", "this computer", admin=True)
 
 
 def _digest(text: str) -> str:

@@ -84,7 +84,8 @@ class Front:
     def stop(self) -> None:
         """Take no more connections and end all there are."""
         self._stop.set()
-        self._acceptor.join()
+        if self._acceptor.ident is not None:
+            self._acceptor.join()
         for listener in self._listeners:
             listener.close()
         with self._lock:

@@ -11,6 +11,8 @@ Importing this module imports DBOS, which takes a second; only `p2v serve` does.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from dbos import DBOS, DBOSConfig, SetWorkflowID, StepOptions
 
 from p2v.service.engine import RETRY_S
@@ -20,6 +22,11 @@ from p2v.service.steps import STEPS, Next, Step
 VERSION = "1"
 """Of the workflow below. A changed sequence of steps needs a new one, and code to end old runs."""
 _NAME = "finish"
+
+
+def default_workflow_url(data: Path) -> str:
+    """Return the URL of the database that needs no server."""
+    return f"sqlite:///{data / 'dbos.sqlite'}"
 
 
 class DurableEngine:
