@@ -11,6 +11,7 @@ from p2v.cli.output import print_json, print_pairs, print_styled, printable, siz
 from p2v.cli.progress import add_progress_option, progress
 from p2v.images.check import ImageInfo, Report, Severity, check_image, inspect_image
 from p2v.images.check.report import EXIT_CLEAN, EXIT_WARNINGS
+from p2v.images.check.source import require_images
 from p2v.model.command import Subparsers
 from p2v.model.errors import ImageError, UsageError
 from p2v.model.extent import Extent
@@ -103,6 +104,7 @@ def _info_pairs(info: ImageInfo) -> list[tuple[str, str]]:
 
 def run_check(args: argparse.Namespace) -> int:
     """Check each image and print what was found; return the worst verdict."""
+    require_images(args.files)
     reports = []
     for path in args.files:
         with progress(args.progress if args.deep else "none", f"check {path.name}") as advance:

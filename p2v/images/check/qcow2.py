@@ -22,7 +22,9 @@ _V3 = struct.Struct(">QQQII")
 _V2_LENGTH, _V3_LENGTH = 72, 104
 
 _DIRTY, _CORRUPT, _DATA_FILE, _COMPRESSION, _EXTENDED_L2 = 1, 2, 4, 8, 16
-_KNOWN_INCOMPATIBLE = 31
+_INCOMPLETE = 1 << 63
+"""p2v's own: as every reader refuses an unknown bit, nobody takes the image for a finished one."""
+_KNOWN_INCOMPATIBLE = 31 | _INCOMPLETE
 _BITMAPS = 1
 _BITMAPS_EXTENSION = 0x23852875
 
@@ -86,7 +88,7 @@ def check_qcow2(
         allocated=tables.allocated,
         block_size=header.cluster,
         parent=backing,
-        incomplete=bool(header.incompatible & _DIRTY),
+        incomplete=bool(header.incompatible & _INCOMPLETE),
     )
 
 
@@ -152,10 +154,14 @@ def _check_header(header: Header, source: Source, findings: Findings) -> bool:
         _check_compression(header, findings)
     if header.incompatible & _CORRUPT:
         findings.error("marked-corrupt", "the image is marked corrupt", 72)
-    if header.incompatible & _DIRTY:
+    if header.incompatible & _INCOMPLETE:
         findings.error(
-            "incomplete", "the image is marked dirty: whoever wrote to it has not finished", 72
+            "incomplete",
+            "the image is marked incomplete: a migration into it has not finished",
+            72,
         )
+    if header.incompatible & _DIRTY:
+        findings.warn("dirty", "the image was not closed; its refcounts may be wrong", 72)
     if header.crypt_method:
         findings.warn("encrypted", "the image is encrypted; its contents cannot be checked", 32)
     if header.size % 512:
@@ -246,6 +252,7 @@ def _check_or_explain(
         "internal snapshots": header.snapshots > 0,
         "persistent bitmaps": _BITMAPS_EXTENSION in extensions,
         "encryption": header.crypt_method > 0,
+        "an unfinished migration": header.incompatible & _INCOMPLETE > 0,
     }
     present = [name for name, there in reasons.items() if there]
     if present:

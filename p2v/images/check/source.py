@@ -6,7 +6,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -92,6 +92,18 @@ class Source:
                 return otherwise
             # A file system or device that knows nothing of holes has none.
             return offset if whence == os.SEEK_DATA else self.size
+
+
+def require_images(paths: Iterable[Path]) -> None:
+    """Open and close each, so that a mistyped name shows before hours have gone into the others.
+
+    Raises:
+        NoSuchDiskError: there is no such file.
+        ImageError: it cannot be opened.
+    """
+    for path in paths:
+        with Source(path):
+            pass
 
 
 def read_back(source: Source, findings: Findings, progress: Progress | None) -> None:
