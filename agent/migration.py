@@ -93,12 +93,17 @@ class _Captured:
         )
 
 
+def default_options(plan: Plan) -> Options:
+    """Return the options that the plan asks for."""
+    return Options(codec=plan.codec, bwlimit=plan.bwlimit)
+
+
 def migrate(
     converter: Converter,
     plan: Plan,
     *,
     resume: str = "",
-    options: Options | None = None,
+    options: Callable[[Plan], Options] = default_options,
     watch: Watch = lambda _: None,
     started: Callable[[Migration], None] = lambda _: None,
 ) -> Outcome:
@@ -113,12 +118,11 @@ def migrate(
     begun = time.monotonic()
     if resume:
         plan = _resumable(converter.get(resume)).plan
-    options = options or Options(codec=plan.codec, bwlimit=plan.bwlimit)
     with _open(plan) as captured:
         migration = converter.get(resume) if resume else converter.create(plan)
         started(migration)
         converter.lease(migration.id)
-        run = _Run(converter, migration.id, captured, options, watch, begun)
+        run = _Run(converter, migration.id, captured, options(plan), watch, begun)
         counters = run.to_the_end(compare=bool(resume))
         unreadable = _unreadable(plan, captured.sources)
         notes = tuple(note for layout in captured.layouts for note in layout.notes)

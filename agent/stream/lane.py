@@ -18,7 +18,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Protocol
 
 import native
@@ -64,6 +64,15 @@ class Counters:
     """Of all the bytes handled, those that the converter keeps for sure."""
     reconnects: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def as_dict(self) -> dict[str, int]:
+        """Return the figures by name."""
+        with self.lock:
+            return {
+                field.name: getattr(self, field.name)
+                for field in fields(self)
+                if field.name != "lock"
+            }
 
     def add(self, other: Counters) -> None:
         """Add what one lane did."""

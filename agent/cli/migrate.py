@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""`p2v-agent migrate`: carry out a plan, or go on with a migration that was interrupted."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import getpass
+import json
+import logging
+import sys
+from pathlib import Path
+
+from agent.cli.plan_options import add_plan_options, choices_from, plan_from, read_plan
+from agent.cli.progress import format_time, make_display
+from agent.migration import Outcome, migrate
+from agent.stream.converter import Converter
+from agent.stream.transfer import Options
+from p2v.model.command import Subparsers
+from p2v.model.errors import ReadFailedError, UsageError
+from p2v.model.migration import Migration
+from p2v.model.plan import Codec, Plan
+from p2v.model.planfile import to_json
+from p2v.model.units import format_size
+
+EXIT_WARNINGS = 3
+
+
+def printable(text: str) -> str:
+    """Return `text` with what a terminal would take as a command made visible."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def register(subparsers: Subparsers) -> None:
+    """Add the verb's parser."""
+    parser = subparsers.add_parser(
+        "migrate",
+        help="capture disks and send them to a converter",
+        description="Capture disks and write them as images, on a converter or in a folder here.",
+    )
+    target = parser.add_mutually_exclusive_group()
+    target.add_argument("--server", metavar="URL", help="the converter: https://HOST:PORT")
+    target.add_argument("--to", metavar="DIR", type=Path, help="write the images in DIR, here")
+    parser.add_argument("--plan", metavar="FILE", type=Path, help="carry out this plan file")
+    parser.add_argument("--resume", metavar="ID", help="go on with this migration")
+    add_plan_options(parser)
+    trust = parser.add_argument_group("trust (secrets: a file, the environment, a prompt)")
+    trust.add_argument("--code-file", metavar="FILE", type=Path, help="holds a pairing code")
+    trust.add_argument("--token-file", metavar="FILE", type=Path, help="holds a token")
+    trust.add_argument("--fingerprint", metavar="SHA256", default="", help="the converter's")
+    parser.add_argument("--connections", type=int, default=0, metavar="N", help="0: by the cores")
+    parser.add_argument(
+        "--progress", choices=("auto", "json", "none"), default="auto", help="on stderr"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="say what would be done, no more")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    parser.add_argument("--verbose", action="store_true", help="log what happens to stderr")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the verb and return its exit code."""
+    logging.basicConfig(level=logging.INFO if args.verbose else logging.ERROR, stream=sys.stderr)
+    if args.server is None and args.to is None and not args.dry_run:
+        raise UsageError(problem="say where to: --server URL, or --to DIR for this machine")
+    plan = None if args.resume else _plan(args)
+    if plan is not None:
+        _refuse_live(plan)
+    if args.dry_run:
+        return _dry_run(args, plan)
+    for warning in plan.warnings if plan else ():
+        print(f"p2v-agent: warning: {printable(warning)}", file=sys.stderr)
+    with contextlib.closing(_converter(args)) as converter, make_display(args.progress) as display:
+        outcome = migrate(
+            converter,
+            plan or converter.get(args.resume).plan,
+            resume=args.resume or "",
+            options=lambda plan: _options(args, plan),
+            watch=display.show,
+            started=lambda migration: _announce(args, migration),
+        )
+    _print(args, outcome)
+    for error in outcome.unreadable:
+        print(f"p2v-agent: warning: {error}\n  {error.way_out}", file=sys.stderr)
+    return ReadFailedError.exit_code if outcome.unreadable else 0
+
+
+def _plan(args: argparse.Namespace) -> Plan:
+    if args.plan is None:
+        return plan_from(choices_from(args))
+    if choices_from(args) != args.plan_defaults:
+        raise UsageError(problem="a plan file says what to do; leave the options of 'plan' out")
+    return read_plan(args.plan)
+
+
+def _refuse_live(plan: Plan) -> None:
+    if plan.live:
+        raise UsageError(
+            problem="capturing a disk while it is written to (--live) is not in this version; "
+            "unmount it, mount it read-only, or start the machine from another system"
+        )
+
+
+def _options(args: argparse.Namespace, plan: Plan) -> Options:
+    codec = plan.codec
+    if codec is Codec.AUTO and args.to is not None and not plan.compress_image:
+        codec = Codec.NONE  # nothing to be saved on the way to a folder
+    return Options(codec=codec, bwlimit=plan.bwlimit, lanes=args.connections)
+
+
+def _converter(args: argparse.Namespace) -> Converter:
+    if args.to is not None:
+        from agent.stream.local import LocalConverter
+
+        return LocalConverter(args.to)
+    from agent.credentials import find_credentials
+    from agent.stream.remote import Address, RemoteConverter
+
+    address = Address.parse(args.server)
+    credentials = find_credentials(
+        address,
+        fingerprint=args.fingerprint,
+        token_file=args.token_file,
+        code_file=args.code_file,
+        ask=_ask if sys.stdin.isatty() else None,
+    )
+    return RemoteConverter(address, credentials)
+
+
+def _ask() -> str:
+    return getpass.getpass("Pairing code ('p2v pair' on the converter prints one): ")
+
+
+def _announce(args: argparse.Namespace, migration: Migration) -> None:
+    if not args.json:
+        target = args.server or args.to
+        print(f"migration {migration.id}", file=sys.stderr)
+        if not args.resume:
+            where = "--server" if args.server else "--to"
+            print(
+                f"  if interrupted: p2v-agent migrate {where} {target} --resume {migration.id}",
+                file=sys.stderr,
+            )
+
+
+def _dry_run(args: argparse.Namespace, plan: Plan | None) -> int:
+    if plan is None:
+        raise UsageError(problem="--dry-run shows what a plan would do; a resume has one already")
+    if args.json:
+        print(json.dumps({"plan": to_json(plan)}, indent=2))
+        return EXIT_WARNINGS if plan.warnings else 0
+    print(f"would migrate {plan.name} as {plan.format}:")
+    for disk in plan.disks:
+        print(f"  {disk.path}  {format_size(disk.size)}  {disk.table}  {disk.model}".rstrip())
+        for part in disk.partitions:
+            name = part.name or f"partition {part.number}"
+            what = f"{part.treatment}: {part.reason}" if part.reason else str(part.treatment)
+            print(f"    {name:<16} {format_size(part.size):>10}  {part.content:<12} {what}")
+    for warning in plan.warnings:
+        print(f"  warning: {warning}")
+    return EXIT_WARNINGS if plan.warnings else 0
+
+
+def _print(args: argparse.Namespace, outcome: Outcome) -> None:
+    migration, counters = outcome.migration, outcome.counters
+    if args.json:
+        document = {
+            "schema": 1,
+            "migration": migration.id,
+            "state": migration.state.value,
+            "images": list(migration.images),
+            "seconds": round(outcome.seconds, 3),
+            "counters": counters.as_dict(),
+            "notes": list(outcome.notes),
+            "unreadable": migration.report.get("unreadable", []),
+        }
+        print(json.dumps(document, indent=2))
+        return
+    total = sum(disk.size for disk in migration.plan.disks)
+    rate = format_size(total / max(outcome.seconds, 0.001))
+    print(f"migration {migration.id} is {migration.state} after {format_time(outcome.seconds)}")
+    print(f"  disks     {format_size(total)}, {format_size(counters.read)} read, {rate}/s in all")
+    print(f"  wire      {format_size(counters.wire)} for {format_size(counters.sent)} of data")
+    skipped = f"{format_size(counters.zero)} zeros or free"
+    if counters.same:
+        skipped += f", {format_size(counters.same)} were there already"
+    print(f"  skipped   {skipped}")
+    for note in outcome.notes:
+        print(f"  note      {note}")
+    for image in migration.images:
+        print(f"  image     {image}")
