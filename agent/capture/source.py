@@ -18,7 +18,7 @@ from types import TracebackType
 from agent.capture.bad import BadRanges
 from agent.device import drop_cache, geometry, resolve
 from agent.mounts import writers_of
-from p2v.model.errors import DiskInUseError, NoSuchDiskError, SourceChangedError
+from p2v.model.errors import DiskInUseError, DiskUnreadableError, SourceChangedError
 from p2v.model.units import MiB
 
 # What the block layer makes of an unreadable medium (blk_errors in block/blk-core.c): I/O error,
@@ -44,7 +44,8 @@ class Source:
         """Open the disk `name` (``sda``, ``/dev/loop0``, ``disk.img``).
 
         Raises:
-            NoSuchDiskError: it is no block device or file, or may not be read.
+            NoSuchDiskError: it is no block device or file.
+            DiskUnreadableError: it cannot be opened.
             DiskInUseError: something writes to it, and it is not `live`.
         """
         self.path = resolve(str(name))
@@ -188,5 +189,5 @@ def _open(path: Path) -> tuple[int, bool]:
         raise _unreadable(path, error) from error
 
 
-def _unreadable(path: Path, error: OSError) -> NoSuchDiskError:
-    return NoSuchDiskError(disk=f"{path} ({error.strerror})")
+def _unreadable(path: Path, error: OSError) -> DiskUnreadableError:
+    return DiskUnreadableError(disk=path, problem=error.strerror)

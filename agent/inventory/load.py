@@ -18,8 +18,11 @@ _SECTOR = 512
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Counters at one moment: busy and all CPU ticks; per disk reads, sectors read, writes, sectors
-    written; per interface bytes received and sent."""
+    """Counters at one moment.
+
+    CPU ticks busy and in all; per disk: reads, sectors read, writes, sectors written; per
+    interface: bytes received, bytes sent.
+    """
 
     at_s: float
     busy: int

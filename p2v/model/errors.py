@@ -179,6 +179,15 @@ class NoSuchDiskError(P2VError):
     hint = "'p2v-agent inventory' lists the disks of this machine."
 
 
+class DiskUnreadableError(P2VError):
+    """The disk exists and cannot be opened."""
+
+    code = "disk-unreadable"
+    exit_code = 24
+    message = "{disk} cannot be opened: {problem}."
+    hint = "Run p2v-agent as root; 'dmesg' shows what the kernel has to say of the disk."
+
+
 # --- the target ----------------------------------------------------------------------------------
 
 

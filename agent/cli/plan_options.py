@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The options that make a plan, shared by `plan` and `migrate`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from agent.inventory.collect import collect
+from agent.plan import Choices, make_plan
+from p2v.model import planfile
+from p2v.model.errors import UsageError
+from p2v.model.plan import Codec, ImageFormat, Plan
+from p2v.model.units import parse_size
+
+
+def add_plan_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that `choices_from` reads."""
+    group = parser.add_argument_group("what to capture, and how")
+    group.add_argument(
+        "--disk",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a disk (sda, /dev/loop0) or image file; may be repeated",
+    )
+    group.add_argument(
+        "--exclude",
+        action="append",
+        default=[],
+        metavar="PARTITION",
+        help="leave out the contents of a partition (sda3, disk.img:3); may be repeated",
+    )
+    group.add_argument("--name", default="", help="name of the migration (default: the machine's)")
+    group.add_argument(
+        "--format",
+        choices=[item.value for item in ImageFormat],
+        default=ImageFormat.VHDX.value,
+        help="format of the images (default: vhdx)",
+    )
+    group.add_argument(
+        "--compress-image", action="store_true", help="qcow2 only: compressed clusters"
+    )
+    group.add_argument(
+        "--all-blocks",
+        action="store_true",
+        help="copy free blocks and swap contents too: the image equals the disk bit for bit",
+    )
+    group.add_argument(
+        "--codec",
+        choices=[item.value for item in Codec],
+        default=Codec.AUTO.value,
+        help="compression on the wire (default: auto, by measurement)",
+    )
+    group.add_argument(
+        "--bwlimit",
+        type=parse_size,
+        default=0,
+        metavar="RATE",
+        help="at most so many bytes a second on the wire (10M)",
+    )
+    group.add_argument(
+        "--no-convert", action="store_true", help="leave the guest in the image as it is"
+    )
+
+
+def choices_from(args: argparse.Namespace) -> Choices:
+    """Return the choices in `args`, a command line parsed with `add_plan_options`."""
+    return Choices(
+        disks=tuple(args.disk),
+        exclude=tuple(args.exclude),
+        name=args.name,
+        format=ImageFormat(args.format),
+        all_blocks=args.all_blocks,
+        codec=Codec(args.codec),
+        bwlimit=args.bwlimit,
+        compress_image=args.compress_image,
+        convert=not args.no_convert,
+    )
+
+
+def plan_from(choices: Choices) -> Plan:
+    """Look at the machine and return the plan for `choices`.
+
+    Raises:
+        NoSuchDiskError: a chosen disk does not exist.
+        UsageError: see `agent.plan.make_plan`.
+    """
+    if not choices.disks:
+        return make_plan(collect(), choices)  # says which disks there are
+    return make_plan(collect(choices.disks), choices)
+
+
+def read_plan(path: Path) -> Plan:
+    """Return the plan in the file `path`.
+
+    Raises:
+        UsageError: it cannot be read, or is no valid plan.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(problem=f"the plan {path} cannot be read: {error}") from None
+    return planfile.load(text)
