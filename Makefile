@@ -28,6 +28,24 @@ $(STAMP)install: $(STAMP)apt pyproject.toml requirements.lock $(wildcard native/
 	$(PY) -m pip install -q --no-deps --no-build-isolation -e .
 	@touch $@
 
+demo: setup  ## the main job on a real disk; the second run takes under a minute
+	@demo/run.sh
+
+PYTEST := $(PY) -m pytest -q
+test: setup lint test-asan  ## everything but the full matrices; boots a migrated guest once
+	$(PYTEST) -m "not slow"
+
+test-all: setup lint test-asan  ## the full matrices too
+	$(PYTEST)
+
+lint: setup  ## style and types
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+bench: setup  ## every figure of the README, side by side with its peers
+	$(PY) -m bench
+
 # The extension once more, instrumented, apart from the installed one. Python itself is not, hence:
 # its objects come from malloc, so that a byte too far is seen, and leaks are not looked for.
 ASAN := build/asan
