@@ -18,7 +18,7 @@ from functools import wraps
 from typing import TYPE_CHECKING
 
 from p2v.model.document import encode
-from p2v.model.errors import NoRoomError, P2VError, VerifyError
+from p2v.model.errors import NoRoomError, P2VError
 from p2v.model.migration import MigrationState
 from p2v.service.files import write_durably
 
@@ -85,14 +85,14 @@ def _fail(
     state: MigrationState,
     error: Exception,
 ) -> None:
-    """Say in the store why a step failed: paused where sending again or trying again can help."""
+    """Say in the store why a step failed: paused, as resuming can help, unless it is a bug."""
     if isinstance(error, Cancelled):
         return
-    if isinstance(error, VerifyError | OSError):
+    if isinstance(error, P2VError | OSError):
         log.warning("migration %s paused: %s", id, error)
         migrations.stops(id, state, MigrationState.PAUSED, error)
         return
-    log.error("migration %s failed: %s", id, error, exc_info=not isinstance(error, P2VError))
+    log.error("migration %s failed", id, exc_info=error)
     migrations.stops(id, state, MigrationState.FAILED, error)
 
 
@@ -117,8 +117,10 @@ def verify(migrations: Migrations, id: str) -> None:
 def commit(migrations: Migrations, id: str) -> None:
     """Give the images their final form and names."""
     with migrations.work(id) as entry:
-        entry.open().commit()
-        entry.close()
+        try:
+            entry.open().commit()
+        finally:
+            entry.close()  # after a failure the files are opened anew
 
 
 @_step(MigrationState.COMMITTING)

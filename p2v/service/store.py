@@ -64,7 +64,7 @@ class Store:
             self._engine = _engine(url)
             tables.metadata.create_all(self._engine)
             self._check_version()
-        except (ArgumentError, DBAPIError, ImportError) as error:
+        except (ArgumentError, DBAPIError, ImportError, OSError) as error:
             raise StoreError(problem=_reason(error)) from error
 
     def close(self) -> None:
@@ -313,6 +313,8 @@ def _engine(url: str) -> sa.Engine:
         parsed = parsed.set(drivername="postgresql+psycopg")
     if parsed.get_backend_name() != "sqlite":
         return sa.create_engine(parsed, pool_pre_ping=True)
+    if parsed.database:
+        Path(parsed.database).touch(mode=0o600)  # it holds the secrets of pairing codes
     engine = sa.create_engine(parsed, connect_args={"timeout": 30})
 
     @sa.event.listens_for(engine, "connect")
