@@ -165,6 +165,7 @@ def run_compare(args: argparse.Namespace) -> int:
     # Imported here: a check runs without the readers that it is meant to judge.
     from p2v.images.compare import compare_images
 
+    require_images((args.a, args.b))
     with progress(args.progress, "compare") as advance:
         result = compare_images(args.a, args.b, advance, args.ignore)
     if args.json:

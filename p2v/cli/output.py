@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import sys
 from collections.abc import Iterable
 from enum import Enum
@@ -30,7 +31,7 @@ def print_pairs(pairs: Iterable[tuple[str, str]], indent: str = "  ") -> None:
 
 def print_styled(text: str, style: str) -> None:
     """Print the text, in the style where stdout is a terminal and NO_COLOR is not set."""
-    if not sys.stdout.isatty():
+    if not sys.stdout.isatty() or os.environ.get("NO_COLOR"):
         print(printable(text))
         return
     # Imported here: a twentieth of a second that a pipe need not wait for.

@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import select
 import signal
 import sys
 import threading
@@ -95,11 +96,15 @@ def _one_line(text: str) -> str:
 def _stdout_is_broken() -> bool:
     """Return whether stdout is the pipe that broke; if so, detach it for the interpreter's exit."""
     try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return True
-    return False
+        stdout = sys.stdout.fileno()
+    except OSError:
+        return False
+    poll = select.poll()
+    poll.register(stdout, 0)
+    if not poll.poll(0):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stdout)
+    return True
 
 
 @contextmanager

@@ -11,8 +11,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from p2v.images.base import partial_path
 from p2v.images.check.report import Findings
-from p2v.model.errors import ImageError, NoSuchDiskError
+from p2v.model.errors import ImageError, ImageIncompleteError, NoSuchDiskError
 from p2v.model.units import MiB
 
 Progress = Callable[[int, int], None]
@@ -26,6 +27,7 @@ class Source:
 
     Raises:
         NoSuchDiskError: there is no such file, or it is neither a file nor a block device.
+        ImageIncompleteError: only the partial file of such an image is there.
         ImageError: it cannot be opened.
     """
 
@@ -34,6 +36,8 @@ class Source:
         try:
             self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except (FileNotFoundError, NotADirectoryError) as error:
+            if partial_path(path).exists():
+                raise ImageIncompleteError(path=partial_path(path)) from error
             raise NoSuchDiskError(disk=path) from error
         except (OSError, ValueError) as error:
             problem = getattr(error, "strerror", None) or str(error)
