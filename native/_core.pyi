@@ -2,8 +2,8 @@
 """The native core's functions. All release the GIL while they work.
 
 A buffer is anything contiguous: one that is not raises `BufferError`, one of more than
-`MAX_LENGTH` bytes `ValueError`. Nobody should write to a buffer while a call works on it: the
-answer would mean nothing, though no memory beyond the buffers is ever touched.
+`MAX_LENGTH` bytes `ValueError`. As the GIL is released, nobody may write to a buffer while a call
+works on it.
 
 A page (or granule) is `MIN_PAGE` to `MAX_LENGTH` bytes, anything else raises `ValueError`. The
 last page of a buffer may be shorter.

@@ -7,7 +7,6 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from libc.stddef cimport ptrdiff_t
 from libc.stdint cimport uint8_t, uint32_t
-
 cimport cython
 from native cimport _kernels as kernels
 
@@ -18,7 +17,7 @@ MAX_LZF_LENGTH = 1 << 24
 MIN_PAGE = 512
 
 cdef enum:
-    BATCH = 256  # spans fetched while the GIL is released
+    BATCH = 256  # spans fetched at a time
     LZF_EXPANSION = 88  # a match token of 3 bytes makes 264
 
 kernels.crc32c_init()
@@ -188,9 +187,8 @@ def lzf_decompress(buffer, length):
     if not 0 <= length <= min(MAX_LZF_LENGTH, view.length * LZF_EXPANSION):
         raise ValueError(f"{view.length} bytes of LZF data can't hold {length} bytes")
     cdef bytes result = PyBytes_FromStringAndSize(NULL, length)
-    cdef size_t room = len(result)
-    cdef size_t done = _decompress(view, <uint8_t *>PyBytes_AS_STRING(result), room)
-    if done != room:
+    cdef size_t done = _decompress(view, <uint8_t *>PyBytes_AS_STRING(result), len(result))
+    if done != <size_t>len(result):
         raise ValueError(f"LZF data holds {done} bytes, not {length}")
     return result
 

@@ -121,8 +121,9 @@ size_t lzf_compress(const uint8_t *data, size_t length, uint8_t *out, size_t roo
     size_t done = 0; /* before it all is in `out`; from it to `at` are literals */
     size_t at = 0;
     size_t misses = 0;
+    size_t stop = length < SEQUENCE ? 0 : length - SEQUENCE + 1; /* no sequence begins there */
 
-    while (length - at >= SEQUENCE && at < length) {
+    while (at < stop) {
         uint32_t sequence = load(data + at);
         uint16_t *entry = &table[slot(sequence)];
         size_t distance = (uint16_t)(at - *entry);
@@ -130,8 +131,7 @@ size_t lzf_compress(const uint8_t *data, size_t length, uint8_t *out, size_t roo
         if (distance == 0 || distance > DISTANCE || distance > at ||
             load(data + at - distance) != sequence) {
             size_t step = 1 + misses++ / PATIENCE;
-            step = step < STEP ? step : STEP;
-            at = length - at > step ? at + step : length;
+            at += step < STEP ? step : STEP;
             continue;
         }
         while (at > done && at > distance && data[at - 1] == data[at - 1 - distance])
@@ -148,8 +148,10 @@ size_t lzf_compress(const uint8_t *data, size_t length, uint8_t *out, size_t roo
         }
         done = at;
         misses = 0;
-        for (size_t i = at - 2; i < at && length - i >= SEQUENCE; i++)
-            table[slot(load(data + i))] = (uint16_t)i;
+        if (at >= stop)
+            break;
+        table[slot(load(data + at - 2))] = (uint16_t)(at - 2);
+        table[slot(load(data + at - 1))] = (uint16_t)(at - 1);
     }
     if (!put_literals(&sink, data + done, length - done, length - done))
         return 0;
