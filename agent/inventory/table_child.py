@@ -29,7 +29,12 @@ def main(path: str, sector_size: str) -> None:
     import parted
 
     said: list[str] = []
-    _ped.register_exn_handler(lambda kind, options, text: _answer(said, options, text))
+
+    def answer(_kind: int, options: int, text: str) -> int:
+        return _answer(said, options, text)
+
+    # _ped takes no reference: the handler has to live as long as libparted may call it.
+    _ped.register_exn_handler(answer)
     try:
         document = _table(parted.newDisk(parted.getDevice(path)))
     except (parted.DiskException, _ped.DiskException) as error:
