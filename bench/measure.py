@@ -42,11 +42,12 @@ def run(argv: Sequence[str], **more: object) -> tuple[Cost, str]:
     wall = time.monotonic() - start
     if process.returncode:
         raise RuntimeError(f"{' '.join(argv)} ended with {process.returncode}: {err[-2000:]}")
-    after = os.times()
-    cpu = (
-        after.children_user + after.children_system - before.children_user - before.children_system
-    )
-    return Cost(wall, cpu), out
+    return Cost(wall, _children() - before), out
+
+
+def _children() -> float:
+    times = os.times()
+    return times.children_user + times.children_system
 
 
 def cpu_of(pid: int) -> float:
