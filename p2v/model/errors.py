@@ -175,6 +175,7 @@ class NoSuchDiskError(P2VError):
 
     code = "no-such-disk"
     exit_code = 23
+    status = 404
     message = "'{disk}' is no disk or image file here."
     hint = "'p2v-agent inventory' lists the disks of this machine."
 

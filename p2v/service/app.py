@@ -21,6 +21,9 @@ PREFIX = "/api/v1"
 MAX_BODY = 8 << 20
 """A report may list a hundred thousand unreadable ranges; more than this is a mistake."""
 
+UNREADABLE = 400
+"""What FastAPI answers to a body that is no JSON in UTF-8, or nested without end."""
+
 _MEDIA_TYPE = "application/problem+json"
 
 
@@ -76,6 +79,10 @@ def _invalid(_request: Request, error: Exception) -> JSONResponse:
 
 def _http(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)  # noqa: S101
+    if error.status_code == UNREADABLE:
+        return _answer(problem_document(UsageError(problem="the request's body can't be read")))
+    if error.status_code == TooLargeError.status:
+        return _answer(problem_document(TooLargeError(limit=MAX_BODY)))
     document = {
         "type": "about:blank",
         "title": str(error.detail),
@@ -124,7 +131,7 @@ class _BoundedBody:
             taken += len(message.get("body", b""))
             if taken > MAX_BODY:
                 # FastAPI lets only its own exceptions through while it reads a body.
-                raise HTTPException(TooLargeError.status, str(TooLargeError(limit=MAX_BODY)))
+                raise HTTPException(TooLargeError.status)
             return message
 
         await self._app(scope, bounded, send)

@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+import json
 import re
 import secrets
 from collections import Counter
+from typing import Any
 
 from p2v.model.errors import UsageError
 from p2v.model.plan import Plan, PlannedDisk
+from p2v.model.planfile import to_json
 from p2v.model.units import TiB
 from p2v.service.receiver import image_name
 
@@ -29,6 +32,7 @@ def check_plan(plan: Plan) -> None:
         raise UsageError(problem=f"the plan has {len(plan.disks)} disks, not 1 to {MAX_DISKS}")
     for disk in plan.disks:
         _check_disk(disk)
+    _storable(to_json(plan), "plan")
     # A store on a Windows share may not tell upper from lower case.
     names = Counter(image_name(plan, index).lower() for index in range(len(plan.disks)))
     if twice := [name for name, count in names.items() if count > 1]:
@@ -40,6 +44,23 @@ def _check_disk(disk: PlannedDisk) -> None:
         raise UsageError(problem=f"disk '{disk.name}' has {disk.size} bytes, not 1 to {MAX_SIZE}")
     if len(disk.partitions) > MAX_PARTITIONS:
         raise UsageError(problem=f"disk '{disk.name}' has over {MAX_PARTITIONS} partitions")
+
+
+def check_report(report: dict[str, Any]) -> None:
+    """Make sure that the agent's report can be kept.
+
+    Raises:
+        UsageError: it can't.
+    """
+    _storable(report, "report")
+
+
+def _storable(document: object, what: str) -> None:
+    """Refuse what Python reads as JSON and nothing else does: NaN, lone surrogates."""
+    try:
+        json.dumps(document, ensure_ascii=False, allow_nan=False).encode()
+    except (ValueError, TypeError, RecursionError) as error:
+        raise UsageError(problem=f"the {what} is no plain JSON ({error})") from None
 
 
 def check_id(text: str) -> str:

@@ -24,7 +24,7 @@ from p2v.service import auth
 from p2v.service.engine import Engine
 from p2v.service.entry import Entry, Receivers
 from p2v.service.folders import Folders
-from p2v.service.intake import check_id, check_plan, new_id
+from p2v.service.intake import check_id, check_plan, check_report, new_id
 from p2v.service.lease import HangUp
 from p2v.service.receiver import Receiver
 from p2v.service.store import Event, Store
@@ -206,7 +206,9 @@ class Migrations:
         Raises:
             MigrationBusyError: another agent has the lease.
             MigrationStateError: chunks are missing, connections are open, or it was cancelled.
+            UsageError: the report can't be kept.
         """
+        check_report(report)
         migration = self.get(id)
         if migration.state in (*_FINISHING, MigrationState.FINISHED):
             return
