@@ -214,8 +214,8 @@ def _warnings(
 
 def _disk_warnings(machine: Machine, disk: Disk) -> Iterator[str]:
     for problem in machine.problems:
-        if problem.subject in (disk.name, disk.path):
-            yield f"{disk.name}: {problem.message} {problem.action}".rstrip()
+        if problem.subject == disk.name or problem.subject.startswith(f"{disk.name}:"):
+            yield f"{problem.subject}: {problem.message} {problem.action}".rstrip()
     if disk.smart is not None and disk.smart.passed is False:
         yield f"{disk.name} reports that it is failing: capture it soon, expect unreadable sectors."
 
