@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from enum import IntEnum
 from pathlib import Path
 
@@ -65,6 +66,7 @@ def _run(path: Path, depth: _Depth, progress: Progress | None) -> Report:
         findings.error(
             "incomplete", f"its name ends in {PARTIAL_SUFFIX}: a migration has not finished"
         )
+        info = info and replace(info, incomplete=True)
     return Report(
         path=path,
         format=kind,

@@ -72,7 +72,7 @@ def check_qcow2(
     backing = _check_backing(header, source, findings)
     extensions = _check_extensions(header, source, findings)
     tables = check_tables(source, findings, _layout(header))
-    if refcounts:
+    if refcounts and not header.incompatible & _INCOMPLETE:
         _check_or_explain(header, source, findings, tables, extensions)
     if deep:
         if not header.crypt_method:
@@ -152,14 +152,14 @@ def _check_header(header: Header, source: Source, findings: Findings) -> bool:
     if header.version == 3:
         _check_length(header, findings)
         _check_compression(header, findings)
-    if header.incompatible & _CORRUPT:
-        findings.error("marked-corrupt", "the image is marked corrupt", 72)
     if header.incompatible & _INCOMPLETE:
         findings.error(
             "incomplete",
             "the image is marked incomplete: a migration into it has not finished",
             72,
         )
+    elif header.incompatible & _CORRUPT:
+        findings.error("marked-corrupt", "the image is marked corrupt", 72)
     if header.incompatible & _DIRTY:
         findings.warn("dirty", "the image was not closed; its refcounts may be wrong", 72)
     if header.crypt_method:
@@ -179,7 +179,9 @@ def _check_place(header: Header, source: Source, findings: Findings) -> None:
             "l1-size", f"the L1 table has {header.l1_size} entries, {needed} are needed", 36
         )
     refcounts = header.refcount_table_clusters * cluster
-    if not 0 < refcounts <= _MAX_REFCOUNT_TABLE:
+    # Ours are counted when the migration ends; until then there need be no table.
+    least = 0 if header.incompatible & _INCOMPLETE else cluster
+    if not least <= refcounts <= _MAX_REFCOUNT_TABLE:
         findings.error("refcount-table", f"the refcount table has {refcounts} bytes", 56)
     for code, place, length, field in (
         ("l1-offset", header.l1_offset, header.l1_size * 8, 40),
@@ -252,7 +254,6 @@ def _check_or_explain(
         "internal snapshots": header.snapshots > 0,
         "persistent bitmaps": _BITMAPS_EXTENSION in extensions,
         "encryption": header.crypt_method > 0,
-        "an unfinished migration": header.incompatible & _INCOMPLETE > 0,
     }
     present = [name for name, there in reasons.items() if there]
     if present:

@@ -11,7 +11,14 @@ import sys
 from array import array
 from collections.abc import Iterator, Sequence
 
-from p2v.images.check.qcow2_tables import COMPRESSED, OFFSET, Tables, words
+from p2v.images.check.qcow2_tables import (
+    COMPRESSED,
+    COPIED,
+    OFFSET,
+    PLAIN_MASK,
+    Tables,
+    words,
+)
 from p2v.images.check.report import Findings
 from p2v.images.check.source import Source
 
@@ -80,10 +87,20 @@ class _Window:
 
     def _count_l2(self, entries: Sequence[int]) -> None:
         layout = self._tables.layout
+        bits, start, length = self._bits, self._start, self._length
+        counts, kinds = self._counts, self._kinds
         for entry in entries[:: 2 if layout.extended_l2 else 1]:
-            if entry & COMPRESSED:
-                start, end = layout.compressed(entry)
-                for cluster in range((start & ~511) >> self._bits, (end - 1 >> self._bits) + 1):
+            if entry & PLAIN_MASK == COPIED and entry & OFFSET and not layout.data_file:
+                # The usual entry, without a call.
+                index = ((entry ^ COPIED) >> bits) - start
+                if 0 <= index < length and not kinds[index]:
+                    kinds[index] = _DATA
+                    counts[index] = 1
+                else:
+                    self._add(index + start, _DATA)
+            elif entry & COMPRESSED:
+                low, end = layout.compressed(entry)
+                for cluster in range((low & ~511) >> bits, (end - 1 >> bits) + 1):
                     self._add(cluster, _PACKED)
             elif entry & OFFSET and not layout.data_file:
                 self._add((entry & OFFSET) >> self._bits, _DATA)

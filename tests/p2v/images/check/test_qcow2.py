@@ -279,7 +279,7 @@ def unknown_incompatible_feature(plain, zstd):
     return plain
 
 
-@defect("incomplete", "refcounts-unchecked", qemu_finds=1)
+@defect("incomplete", qemu_finds=1)
 def migration_not_finished(plain, zstd):
     plain.put(72, 1 << 63)
     return plain

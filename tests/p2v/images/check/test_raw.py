@@ -60,7 +60,7 @@ def test_a_size_between_sectors_is_a_warning(tmp_path):
 
 def test_a_partial_name_makes_an_image_incomplete(disk):
     report = check_image(disk.rename(disk.with_name("disk.raw.partial")))
-    assert report.incomplete and report.exit_code == 50
+    assert report.incomplete and report.info.incomplete and report.exit_code == 50
 
 
 @pytest.mark.parametrize(("kind", "name"), [("vmdk", "VMDK"), ("vpc", "VHD"), ("vdi", "VDI")])
