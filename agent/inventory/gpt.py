@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""GPT type and partition GUIDs, which libparted 3.5 does not give.
+"""GPT type and partition GUIDs, which libparted 3.5 does not give, and names.
 
 Source: UEFI Specification 2.10, section 5.3. A copy at the disk's end stands in for a damaged
 first header.
@@ -48,6 +48,7 @@ class GptEntry:
     start: int
     type: str
     uuid: str
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +91,8 @@ def _entries(table: bytes, entry_size: int, sector: int) -> Iterator[GptEntry]:
     for at in range(0, len(table), entry_size):
         type_, uuid, start = struct.unpack_from("<16s16sQ", table, at)
         if any(type_):
-            yield GptEntry(start * sector, _guid(type_), _guid(uuid))
+            name = table[at + 56 : at + 128].decode("utf-16-le", errors="replace")
+            yield GptEntry(start * sector, _guid(type_), _guid(uuid), name.split("\0")[0])
 
 
 def _guid(raw: bytes) -> str:

@@ -98,29 +98,45 @@ def _without_table(path: Path, size: int, sector: int, said: tuple[str, ...]) ->
 def _with_types(
     path: Path, size: int, kind: str, sector: int, parts: list[Partition], said: tuple[str, ...]
 ) -> Table:
-    uuid, types, uuids = "", {}, {}
+    found: dict[int, _Typed] = {}
+    uuid = ""
     try:
         with open_window(path, 0, size) as window:
             if kind == "gpt":
                 table = gpt.read_gpt(window, sector)
                 uuid = table.uuid
-                types = {e.start: (e.type, gpt.TYPES.get(e.type, "")) for e in table.entries}
-                uuids = {e.start: e.uuid for e in table.entries}
+                found = {
+                    e.start: _Typed(e.type, gpt.TYPES.get(e.type, ""), e.uuid, e.name)
+                    for e in table.entries
+                }
             elif kind == "msdos":
                 record = mbr.read_mbr(window, sector)
                 uuid = record.signature
-                types = {
-                    start: (f"{byte:#04x}", mbr.TYPES.get(byte, ""))
+                found = {
+                    start: _Typed(f"{byte:#04x}", mbr.TYPES.get(byte, ""))
                     for start, byte in record.types.items()
                 }
     except VolumeDamagedError as error:
         said = (*said, str(error))
-    return Table(kind, sector, uuid, tuple(_typed(p, types, uuids) for p in parts), said)
+    return Table(kind, sector, uuid, tuple(_typed(p, found) for p in parts), said)
 
 
-def _typed(
-    partition: Partition, types: dict[int, tuple[str, str]], uuids: dict[int, str]
-) -> Partition:
-    type_id, type_name = types.get(partition.start, ("", ""))
-    uuid = uuids.get(partition.start, "")
-    return replace(partition, type_id=type_id, type_name=type_name, uuid_in_table=uuid)
+@dataclass(frozen=True, slots=True)
+class _Typed:
+    type_id: str
+    type_name: str
+    uuid: str = ""
+    name: str = ""
+
+
+def _typed(partition: Partition, found: dict[int, _Typed]) -> Partition:
+    known = found.get(partition.start)
+    if known is None:
+        return partition
+    return replace(
+        partition,
+        type_id=known.type_id,
+        type_name=known.type_name,
+        uuid_in_table=known.uuid,
+        name=known.name or partition.name,
+    )

@@ -70,7 +70,8 @@ def _table(disk: Any) -> dict[str, Any]:
 def _partition(disk: Any, partition: Any) -> dict[str, Any]:
     import parted
 
-    named = disk.supportsFeature(parted.DISK_TYPE_PARTITION_NAME)
+    # Names in a GPT are read elsewhere: libparted translates them to the locale, or fails to.
+    named = disk.type != "gpt" and disk.supportsFeature(parted.DISK_TYPE_PARTITION_NAME)
     flags = partition.getFlagsAsString()
     return {
         "number": int(partition.number),
