@@ -14,6 +14,7 @@ from pathlib import Path
 
 from p2v.images.base import ImageReader
 from p2v.images.open import open_reader
+from p2v.model.errors import ImageError
 from p2v.model.extent import Extent
 from p2v.model.units import MiB
 
@@ -143,12 +144,12 @@ class _Pair:
         piece_b = self._piece_b[:length]
         future = None
         if not segment.zero_b:
-            future = self._thread.submit(self._b.readinto, offset, piece_b)
+            future = self._thread.submit(_fill, self._b, offset, piece_b)
         if segment.zero_a:
             piece_a = memoryview(_ZEROS)[:length]
         else:
             piece_a = self._piece_a[:length]
-            self._a.readinto(offset, piece_a)
+            _fill(self._a, offset, piece_a)
         if future is None:
             piece_b = memoryview(_ZEROS)[:length]
         else:
@@ -156,6 +157,14 @@ class _Pair:
         # A comparison of memoryviews goes item by item; of bytes, through memcmp.
         if bytes(piece_a) != piece_b.tobytes():
             differences.find(offset, bytes(piece_a), bytes(piece_b))
+
+
+def _fill(reader: ImageReader, offset: int, piece: memoryview) -> None:
+    try:
+        reader.readinto(offset, piece)
+    except OSError as error:
+        problem = f"{len(piece)} bytes from byte {offset} on cannot be read: {error.strerror}"
+        raise ImageError(path=reader.path, problem=problem) from error
 
 
 class _Differences:

@@ -2,11 +2,10 @@
 """The strict validator of images. It imports nothing from the readers and writers."""
 
 from p2v.images.check.image import check_image, inspect_image
-from p2v.images.check.report import Finding, Findings, ImageInfo, Report, Severity
+from p2v.images.check.report import Finding, ImageInfo, Report, Severity
 
 __all__ = [
     "Finding",
-    "Findings",
     "ImageInfo",
     "Report",
     "Severity",

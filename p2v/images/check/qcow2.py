@@ -165,7 +165,7 @@ def _check_header(header: Header, source: Source, findings: Findings) -> bool:
     if header.crypt_method:
         findings.warn("encrypted", "the image is encrypted; its contents cannot be checked", 32)
     if header.size % 512:
-        findings.warn("disk-size", f"{header.size} bytes are no whole number of sectors", 24)
+        findings.warn("odd-size", f"{header.size} bytes are no whole number of sectors", 24)
     return usable
 
 

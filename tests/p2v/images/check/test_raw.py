@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from p2v.images.check import check_image
+from p2v.images.compare import compare_images
 from p2v.model.errors import ImageError, NoSuchDiskError
 
 MiB = 1 << 20
@@ -91,3 +92,22 @@ def test_a_block_device_is_a_disk(disk):
         subprocess.run(["losetup", "-d", str(device)], check=True)
     assert report.counts == {}
     assert (report.info.variant, report.info.virtual_size) == ("device", 16 * MiB)
+
+
+@pytest.mark.root
+def test_what_the_medium_has_lost_is_found_by_a_deep_check(disk):
+    """A loop device whose file is cut under it answers EIO beyond the cut."""
+    out = subprocess.run(
+        ["losetup", "-f", "--show", "-r", str(disk)], capture_output=True, text=True, check=True
+    )
+    device = Path(out.stdout.strip())
+    try:
+        os.truncate(disk, 8 * MiB)
+        assert check_image(device).counts == {}
+        report = check_image(device, deep=True)
+        with pytest.raises(ImageError, match="cannot be read: Input/output error"):
+            compare_images(device, device)
+    finally:
+        subprocess.run(["losetup", "-d", str(device)], check=True)
+    assert report.counts == {"unreadable": 2}
+    assert [one.offset for one in report.findings] == [8 * MiB, 12 * MiB]

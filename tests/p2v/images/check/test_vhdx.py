@@ -76,6 +76,13 @@ def test_qemus_own_images_have_no_errors(kind, tmp_path):
     assert report.counts["region-not-required"] == 2
 
 
+def test_an_unknown_region_that_is_not_required_is_worth_a_note_only(vhdx, tmp_path):
+    vhdx.regions.append((uuid.UUID(int=5), 7 * MiB, MiB, 0))
+    vhdx.end += MiB
+    report = check_image(vhdx.save(tmp_path / "a.vhdx"))
+    assert report.counts == {"region-unknown-optional": 1} and report.exit_code == 0
+
+
 def test_4096_byte_sectors_are_worth_a_note_only(vhdx, tmp_path):
     vhdx.logical = 4096
     vhdx.bat = {0: 4 << 20 | 6, 1: 5 << 20 | 6, 2: 6 << 20 | 6}
@@ -257,6 +264,17 @@ def both_region_tables(vhdx):
 def unknown_required_region(vhdx):
     vhdx.regions.append((uuid.UUID(int=5), 7 * MiB, MiB, 1))
     vhdx.end += MiB
+
+
+@defect("metadata-guid")
+def item_without_an_identifier(vhdx):
+    vhdx.items[uuid.UUID(int=0)] = (b"1234", 2)
+
+
+@defect("truncated", "no-header", "identifier", "file-size")
+def nothing_but_zeros(vhdx):
+    vhdx.patch(0, bytes(8))
+    vhdx.end = 4096
 
 
 @defect("region-duplicate", "unused-space")
