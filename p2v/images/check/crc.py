@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """CRC-32C, written apart from the native core so that a fault there cannot hide here.
 
-The validator sums a few hundred KiB an image; at about 15 MB/s that is not worth a kernel.
+The validator sums a few hundred KiB an image; at about 5 MB/s that is not worth a kernel.
 """
 
 from __future__ import annotations
