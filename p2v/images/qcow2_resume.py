@@ -81,7 +81,6 @@ def _roll_back(fd: int, path: Path, header: Header) -> tuple[array[int], int]:
         raise ImageError(path=path, problem="its header does not say where its durable part ends")
     l1 = load_l1(fd, path, header, bound)
     _Scan(fd, path, header, l1, bound).run(clear=True)
-    os.fsync(fd)
     os.truncate(fd, bound)
     os.fsync(fd)
     return l1, bound

@@ -12,8 +12,8 @@ again. After a crash any page written since may be old or new, each by itself. T
 * An L1 entry, or the L2 entry of a plain cluster, that was 0: written at once, under the lock that
   took the space. If it points below D, then D was written after a sync that covers both the entry
   and all acknowledged data behind it. If it points beyond D, it did not exist at the checkpoint,
-  and `resume` clears it: that restores the checkpoint's state. Then `resume` syncs and only then
-  cuts the file at D, so space that is taken again reads as zeros and no old entry can name it.
+  and `resume` clears it: that restores the checkpoint's state. It also cuts the file at D, and
+  syncs before space is taken again: that reads as zeros then, and no old entry can name it.
 * An entry that replaces another (a compressed cluster that is written again, in full or in part),
   and every compressed cluster: kept in memory as *pending* until a checkpoint has made durable what
   it points to and a D beyond that; then it is published and synced. Before, a crash leaves the old

@@ -263,7 +263,7 @@ def _run(kind: str, examples: int) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_writer_keeps_what_a_checkpoint_covered(kind):
-    _run(kind, 25)
+    _run(kind, 12)
 
 
 @pytest.mark.slow
