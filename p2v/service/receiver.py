@@ -23,26 +23,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-import native
-from p2v.images.base import ImageReader, ImageWriter, StoresZstd
+from p2v.images.base import ImageWriter, StoresZstd
 from p2v.images.open import create_writer, resume_writer
 from p2v.model.errors import NoSuchDiskError, ProtocolError, VerifyError
 from p2v.model.extent import Extent
 from p2v.model.plan import Plan
 from p2v.model.units import KiB, MiB
+from p2v.service import verification
 from p2v.wire import pages
 from p2v.wire.chunk import (
     CHUNK_SIZE,
-    DIGEST_SIZE,
     GROUP_CHUNKS,
-    GROUP_SIZE,
     chunk_length,
     digest,
     group_count,
     zero_digest,
 )
 from p2v.wire.codec import Buffer, Decoder
-from p2v.wire.digestmap import DigestMap, GroupState, expand_group
+from p2v.wire.digestmap import DigestMap
 from p2v.wire.frame import Frame, Kind, WireCodec
 
 CHECKPOINT_BYTES = 512 * MiB
@@ -217,18 +215,19 @@ class Receiver:
             VerifyError: some differ; their digests are forgotten, so that a resume sends them.
         """
         total, done = sum(self.sizes), 0
+
+        def advance(count: int) -> None:
+            nonlocal done
+            done += count
+            if progress is not None:
+                progress(done, total)
+
         for disk in self._disks:
-            bad: list[int] = []
-            for number in range(group_count(disk.map.size)):
-                bad += _differing(disk, number)
-                done = min(total, done + GROUP_SIZE)
-                if progress is not None:
-                    progress(done, total)
-            if bad:
-                for index in bad:
-                    disk.map.forget(index)
-                disk.map.sync()
-                raise VerifyError(path=disk.image.path, count=len(bad), offset=bad[0] * CHUNK_SIZE)
+            damage = verification.verify(disk.image, disk.map, advance)
+            if damage is not None:
+                raise VerifyError(
+                    path=disk.image.path, count=damage.count, offset=damage.first * CHUNK_SIZE
+                )
 
     def commit(self) -> list[Path]:
         """Finish the images: durable, valid, under their final names; return those."""
@@ -384,39 +383,3 @@ def _chunk(
     disk.image.readinto(frame.offset, current)
     pages.apply(current, frame.codec, payload, decoder)
     return current
-
-
-def _differing(disk: _Disk, number: int) -> list[int]:
-    """Return the chunks of a group that do not read as their digest says."""
-    size = disk.map.size
-    start = number * GROUP_SIZE
-    length = min(GROUP_SIZE, size - start)
-    body = disk.map.group(number)
-    if body[0] == GroupState.ZERO:
-        return [
-            extent.offset // CHUNK_SIZE
-            for extent in disk.image.extents(start, length)
-            if not extent.zero and not _reads_zero(disk.image, extent)
-        ]
-    expected = expand_group(body, number, size)
-    if expected is None:
-        return list(range(start // CHUNK_SIZE, -(-(start + length) // CHUNK_SIZE)))
-    bad = []
-    buffer = bytearray(CHUNK_SIZE)
-    for position in range(0, len(expected), DIGEST_SIZE):
-        index = start // CHUNK_SIZE + position // DIGEST_SIZE
-        view = memoryview(buffer)[: chunk_length(index, size)]
-        disk.image.readinto(index * CHUNK_SIZE, view)
-        if digest(view) != expected[position : position + DIGEST_SIZE]:
-            bad.append(index)
-    return bad
-
-
-def _reads_zero(image: ImageReader, extent: Extent) -> bool:
-    buffer = bytearray(min(extent.length, 4 * MiB))
-    for offset in range(extent.offset, extent.end, len(buffer)):
-        view = memoryview(buffer)[: min(len(buffer), extent.end - offset)]
-        image.readinto(offset, view)
-        if not native.is_zero(view):
-            return False
-    return True
