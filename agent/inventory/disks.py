@@ -236,10 +236,11 @@ def _inspect(disk: Path, partition: Partition, subject: str, problems: Problems)
             "It carries the signatures of several kinds of contents.",
             "Every block of it will be copied; 'wipefs' shows the signatures.",
         )
-    mounted = _mounts(node)
+    mounted, managed = _mounts(node), None
     with problems.collect("volume-damaged", subject, "Every block of it will be copied."):
         state = volume_state(place, offset, partition.size, partition.content)
         if state is not None:
+            managed = state.size
             partition = replace(
                 partition,
                 used=state.used,
@@ -247,7 +248,7 @@ def _inspect(disk: Path, partition: Partition, subject: str, problems: Problems)
                 hibernated=state.hibernated,
                 group=state.group,
             )
-    return _mounted(partition, mounted) if mounted else partition
+    return _mounted(partition, mounted, managed) if mounted else partition
 
 
 def _mounts(node: Path | None) -> tuple[Mount, ...]:
@@ -255,16 +256,21 @@ def _mounts(node: Path | None) -> tuple[Mount, ...]:
     return mounts_of(number, mounts()) if number else ()
 
 
-def _mounted(partition: Partition, mounted: tuple[Mount, ...]) -> Partition:
-    """A mounted file system's own account is newer than its superblock's."""
+def _mounted(partition: Partition, mounted: tuple[Mount, ...], managed: int | None) -> Partition:
+    """A mounted file system's own account is newer than its superblock's.
+
+    statvfs leaves what the file system needs for itself out of its size: `managed` bytes are all.
+    """
     first = min(mounted, key=lambda mount: len(mount.point))
     used = partition.used
-    try:
-        status = os.statvfs(first.point)
-    except OSError:
-        pass  # mounted over, or gone: the superblock's figure stands
-    else:
-        used = (status.f_blocks - status.f_bfree) * status.f_frsize
+    if managed is not None or used is None:
+        try:
+            status = os.statvfs(first.point)
+        except OSError:
+            pass  # mounted over, or gone: the superblock's figure stands
+        else:
+            size = managed or status.f_blocks * status.f_frsize
+            used = max(0, size - status.f_bfree * status.f_frsize)
     return replace(
         partition,
         mount_point=first.point,

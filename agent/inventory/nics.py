@@ -20,8 +20,16 @@ def read_nics(sys: Path = Path("/sys")) -> tuple[Nic, ...]:
     Raises:
         ToolError: ``ip`` failed.
     """
-    links = _json(["ip", "-j", "-d", "address", "show"])
-    return tuple(_nic(link, sys / "class/net") for link in links if link.get("ifname") != "lo")
+    return parse_nics(tools.run(["ip", "-j", "-d", "address", "show"]), sys / "class/net")
+
+
+def parse_nics(text: bytes, net: Path) -> tuple[Nic, ...]:
+    """Return the interfaces in the output of ``ip -j -d address``; drivers and speeds by `net`.
+
+    Raises:
+        ToolError: it is not such a document.
+    """
+    return tuple(_nic(link, net) for link in _entries(text) if link.get("ifname") != "lo")
 
 
 def read_routes() -> tuple[Route, ...]:
@@ -30,12 +38,15 @@ def read_routes() -> tuple[Route, ...]:
     Raises:
         ToolError: ``ip`` failed.
     """
-    routes = _json(["ip", "-j", "-4", "route", "show"])
-    return tuple(_route(r) for r in routes + _json(["ip", "-j", "-6", "route", "show"]))
+    routes = [entry for family in ("-4", "-6") for entry in _routes(family)]
+    return tuple(_route(route) for route in routes)
 
 
-def _json(argv: list[str]) -> list[dict[str, Any]]:
-    text = tools.run(argv)
+def _routes(family: str) -> list[dict[str, Any]]:
+    return _entries(tools.run(["ip", "-j", family, "route", "show"]))
+
+
+def _entries(text: bytes) -> list[dict[str, Any]]:
     try:
         entries = json.loads(text or b"[]")
     except ValueError as error:

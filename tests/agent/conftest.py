@@ -40,16 +40,16 @@ def mounted(device: Path, point: Path, *options: str) -> Iterator[Path]:
         sh("umount", point)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def loop() -> Callable[..., AbstractContextManager[Path]]:
     return attached
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def mount() -> Callable[..., AbstractContextManager[Path]]:
     return mounted
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def run() -> Callable[..., str]:
     return sh

@@ -36,7 +36,10 @@ def read(window: Window) -> State:
         free |= struct.unpack_from("<I", block, 0x158)[0] << 32
     if log_size > 6 or not 0 <= free <= blocks:
         raise VolumeDamagedError(problem="its block counts make no sense")
-    return State(used=(blocks - free) << (10 + log_size), unclean=_unclean(state, incompat))
+    shift = 10 + log_size
+    return State(
+        used=(blocks - free) << shift, size=blocks << shift, unclean=_unclean(state, incompat)
+    )
 
 
 def _unclean(state: int, incompat: int) -> str:

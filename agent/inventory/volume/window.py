@@ -28,6 +28,7 @@ class State:
 
     Attributes:
         used: bytes in use, None where the volume keeps no count.
+        size: bytes that it manages, where free space can be taken from them to know what is used.
         unclean: why it needs recovery before its allocation map can be trusted, in words; empty
             where it is clean.
         hibernated: it belongs to a suspended system that will go on from where it was.
@@ -36,6 +37,7 @@ class State:
     """
 
     used: int | None = None
+    size: int | None = None
     unclean: str = ""
     hibernated: bool = False
     group: str = ""

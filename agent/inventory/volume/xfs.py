@@ -48,7 +48,8 @@ def read(window: Window) -> State:
     """
     sb = _superblock(window.read(0, _BASIC))
     unclean = _IN_PROGRESS if sb.in_progress else _unclean(window, sb)
-    return State(used=(sb.blocks - sb.free) * sb.block, unclean=unclean)
+    used = (sb.blocks - sb.free) * sb.block
+    return State(used=used, size=sb.blocks * sb.block, unclean=unclean)
 
 
 def _superblock(raw: bytes) -> _Super:
