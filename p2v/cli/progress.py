@@ -49,7 +49,7 @@ class _Lines:
         now = time.monotonic()
         if now >= self._next or done == total:
             self._next = now + _LINE_EVERY_S
-            line = {"progress": {"task": self._task, "done": done, "total": total}}
+            line = {"type": "progress", "task": self._task, "done": done, "total": total}
             print(json.dumps(line), file=sys.stderr, flush=True)
 
 
