@@ -193,7 +193,10 @@ def mark_incomplete(view: FileView, metadata: Metadata, end: int) -> Metadata:
 
 
 def mark_complete(view: FileView, metadata: Metadata) -> Metadata:
-    """Remove the Incomplete item, durably: from here on the file is a finished one."""
+    """Remove the Incomplete item: from here on the file is a finished one, durably.
+
+    Its content goes after it: an item whose content is gone could not be resumed.
+    """
     left = tuple(item for item in metadata.items if item.id != c.INCOMPLETE_FILE)
     finished = Metadata(metadata.region, left)
     _write_table(view, finished)

@@ -15,15 +15,20 @@ length. Two rules make all of these harmless:
    and their entry is written under the same lock, so a checkpoint takes the end of the last block,
    calls `fdatasync`, which makes all entries and data up to there durable, writes the end into the
    item (within one sector), and calls `fdatasync` again.
-2. `resume` drops every entry of a block at or beyond the durable end, cuts the file there, and
-   makes that durable *before* anything is allocated. What was cut off comes back as zeros.
+2. `resume` drops every entry of a block at or beyond the durable end, and cuts the file there.
+   What was cut off comes back as zeros.
 
-So a part of the file is never given to a second block while an entry on the disk still leads to it:
-the entry that led there before was either found and dropped, durably, by rule 2, or had never
-reached the disk, and after the crash nothing can bring it there. No two entries lead to one block,
-no absent block is lost room, and no block shows bytes that were written for another. The caller
-writes again what it wrote after its last checkpoint, into absent blocks or, below the durable end,
-over the old bytes; what it does not write again was zero, or durable.
+So when the durable end passes a place in the file, exactly one entry on the disk leads there. An
+entry that had led there before a crash was either dropped by rule 2, and the sync that came before
+the durable end moved has made that durable too; or it had never reached the disk, and after the
+crash nothing can bring it there. Should the next crash come before that sync, the old entry may be
+back, but the durable end has not moved and rule 2 drops it again. No block shows bytes that were
+written for another, and no room is lost. The caller writes again what it wrote after its last
+checkpoint, into absent blocks or, below the durable end, over the old bytes; what it does not write
+again was zero, or durable.
+
+`commit` makes everything durable, then takes the Incomplete item away, then gives the file its
+name; `resume` finds its way back from between any two of these.
 
 A failed `fdatasync` may have thrown away dirty pages, and a second one would not tell. The writer
 refuses to go on then; `resume` starts from the last checkpoint that succeeded.
@@ -213,7 +218,6 @@ class VhdxWriter(VhdxDisk):
         self.checkpoint()
         self._view.resize(self._end)
         fill_holes(self._view.fd, 0, self._end)
-        self._view.sync()
         self._metadata = mark_complete(self._view, self._metadata)
         self._renew_headers(*read_header(self._view))
         publish(self.path)
@@ -244,7 +248,7 @@ class VhdxWriter(VhdxDisk):
         self._metadata = mark_incomplete(self._view, self._metadata, end)
 
     def _rewind(self, durable_end: int) -> None:
-        """Go back to the last checkpoint, durably."""
+        """Go back to the last checkpoint."""
         view = self._view
         if durable_end % c.UNIT or durable_end > view.size:
             view.refuse(
@@ -255,7 +259,6 @@ class VhdxWriter(VhdxDisk):
             view.refuse(f"a block ends at byte {end}, beyond the last checkpoint's {durable_end}")
         view.resize(durable_end)
         self._end = self._durable_end = durable_end
-        view.sync()
 
     def _sweep(self, durable_end: int | None) -> int:
         """Check all entries, drop those from `durable_end` on; return where the last block ends.
