@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _code(client: AdminClient, args: argparse.Namespace) -> None:
     answer = client.call("POST", "/admin/codes")
-    command = f"p2v-agent migrate --server {answer['address']} --code {answer['code']} --disk NAME"
+    command = f"p2v-agent migrate --server {answer['address']} --disk NAME"
     if args.json:
         print_json(answer | {"command": command})
         return
@@ -71,7 +71,7 @@ def _code(client: AdminClient, args: argparse.Namespace) -> None:
             ("fingerprint", answer["fingerprint"]),
         )
     )
-    print(f"\nOn the machine to migrate:\n  {command}")
+    print(f"\nOn the machine to migrate; it asks for the code:\n  {command}")
 
 
 def _token(client: AdminClient, args: argparse.Namespace) -> None:
@@ -88,11 +88,16 @@ def _token(client: AdminClient, args: argparse.Namespace) -> None:
         with os.fdopen(descriptor, "w") as file:
             file.write(answer.pop("token") + "\n")
         answer["file"] = str(args.out)
+    command = (
+        f"p2v-agent migrate --server {answer['address']} --fingerprint {answer['fingerprint']} "
+        "--token-file FILE --disk NAME"
+    )
     if args.json:
-        print_json(answer)
+        print_json(answer | {"command": command})
         return
     names = ("id", "name", "token", "file", "address", "fingerprint")
     print_pairs((name, str(answer.get(name, ""))) for name in names)
+    print(f"\nOn the machine to migrate, with the token in FILE:\n  {command}")
 
 
 def _create(path: Path) -> int:
