@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.running import Agent, Converter, home
+from tests.e2e.sources import Disk, Spec, build
 
 
 @contextmanager
@@ -92,3 +93,34 @@ def room(tmp_path: Path) -> Iterator[Path]:
     folder.mkdir()
     yield folder
     shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Spec], Disk]]:
+    """``built(spec) -> disk``: a source, built when a test first asks; nobody may write to it."""
+    folder = tmp_path_factory.mktemp("sources")
+    known: dict[str, Disk] = {}
+
+    def get(spec: Spec) -> Disk:
+        if spec.name not in known:
+            known[spec.name] = build(spec, folder)
+        return known[spec.name]
+
+    yield get
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def image_of(shared_agent: Agent) -> Iterator[Callable[..., tuple[Path, dict]]]:
+    """``image_of(disk, *options)``: the image that a migration made, and the migration's end."""
+    made: list[Path] = []
+
+    def get(disk: str | Path, *options: str) -> tuple[Path, dict]:
+        document = shared_agent.migrate(disk, *options)
+        assert document["state"] == "finished"
+        made.extend(Path(image) for image in document["images"])
+        return made[-1], document
+
+    yield get
+    for image in made:
+        image.unlink()

@@ -40,13 +40,16 @@ class Ended:
 
 
 def run(
-    argv: Sequence[str | Path], env: Mapping[str, str] | None = None, timeout_s: float = RUN_S
+    argv: Sequence[str | Path],
+    env: Mapping[str, str] | None = None,
+    timeout_s: float = RUN_S,
+    stdin: str = "",
 ) -> Ended:
     """Run a command to its end; a traceback in what it prints fails the test at once."""
     done = subprocess.run(
         [str(word) for word in argv],
         env=env,
-        stdin=subprocess.DEVNULL,
+        input=stdin,
         capture_output=True,
         text=True,
         timeout=timeout_s,
