@@ -8,8 +8,9 @@ the new content. It may strike between the syncs inside a checkpoint or commit.
 import os
 import random
 import shutil
+import subprocess
 import tempfile
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,7 @@ from hypothesis.stateful import (
 from p2v.images.base import StoresZstd, partial_path
 from p2v.images.open import create_writer, open_reader, resume_writer
 from p2v.images.qcow2_writer import Qcow2Writer
+from p2v.model.errors import ImageIncompleteError
 from p2v.model.plan import ImageFormat
 
 PAGE = 4096
@@ -204,12 +206,14 @@ class WriterMachine(RuleBasedStateMachine):
                 lost = True
             self.writer.close()
             self.disk.lose_power(seed)
+            self.check_whole_if_it_looks_so()
             if within == "resume" and not lost:  # and once more while it recovers
                 self.disk.durable = self.disk.present.read_bytes()
                 try:
                     resume_writer(self.format, self.path).close()
                 except PowerLossError:
                     self.disk.lose_power(seed + 1)
+                    self.check_whole_if_it_looks_so()
             self.disk.syncs_left = -1
             self.disk.durable = self.disk.present.read_bytes()
             self.writer = resume_writer(self.format, self.path)
@@ -217,6 +221,19 @@ class WriterMachine(RuleBasedStateMachine):
             todo, self.undone = self.undone, []
             for name, offset, payload in todo:
                 self.do(name, offset, payload)
+
+    def check_whole_if_it_looks_so(self) -> None:
+        """What a reader takes for a finished image is one; a raw image has only its name."""
+        if self.format is ImageFormat.RAW:
+            return
+        copy = self.folder / "copy"
+        copy.write_bytes(self.disk.present.read_bytes())
+        with suppress(ImageIncompleteError), closing(open_reader(copy, self.format)) as reader:
+            content = bytearray(SIZE)
+            reader.readinto(0, content)
+            assert content == self.model
+            if self.format is ImageFormat.QCOW2:
+                subprocess.run(["qemu-img", "check", "-q", copy], check=True)
 
     def check_untouched(self) -> None:
         """What was not written since the checkpoint is as it was."""
@@ -235,6 +252,8 @@ class WriterMachine(RuleBasedStateMachine):
         content = bytearray(SIZE)
         reader.readinto(0, content)
         assert content == self.model
+        if self.format is ImageFormat.QCOW2:
+            subprocess.run(["qemu-img", "check", "-q", self.path], check=True)
         end = 0
         for extent in reader.extents():
             assert extent.offset == end and extent.length > 0

@@ -247,6 +247,46 @@ def test_a_later_pass_changes_a_finished_image(path, tmp_path):
         assert_flawless(path, model, tmp_path)
 
 
+def test_zeroing_gives_room_back_and_rewriting_takes_the_same_place(path, tmp_path):
+    writer = Qcow2Writer.create(path, 4 * MiB)
+    writer.write(0, os.urandom(4 * MiB))
+    writer.checkpoint()
+    full, end = writer.partial.stat().st_blocks, writer.bound
+    writer.zero(MiB + 100, 2 * MiB)
+    writer.checkpoint()
+    assert writer.partial.stat().st_blocks < full - (2 * MiB - 128 * KiB) // 512
+    model = bytearray(4 * MiB)
+    writer.readinto(0, model)
+    assert not any(model[MiB + 100 : 3 * MiB + 100])
+    writer.write(2 * MiB + 5, b"again")
+    model[2 * MiB + 5 : 2 * MiB + 10] = b"again"
+    assert writer.bound == end
+    writer.commit()
+    writer.close()
+    assert_flawless(path, model, tmp_path)
+
+
+def test_a_failed_sync_is_never_taken_for_a_later_success(path, monkeypatch):
+    """The kernel reports lost writes once; the next fdatasync would succeed."""
+
+    def fail(fd):
+        raise OSError(5, "Input/output error")
+
+    with closing(Qcow2Writer.create(path, MiB)) as writer:
+        writer.write(0, b"lost")
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fdatasync", fail)
+            with pytest.raises(OSError, match="Input/output"):
+                writer.checkpoint()
+        with pytest.raises(ImageError, match="lost writes"):
+            writer.checkpoint()
+        with pytest.raises(ImageError, match="lost writes"):
+            writer.commit()
+    with closing(Qcow2Writer.resume(path)) as writer:
+        writer.write(0, b"kept")
+        writer.commit()
+
+
 def test_a_finished_writer_takes_nothing_more(path):
     with closing(Qcow2Writer.create(path, MiB)) as writer:
         writer.commit()
