@@ -2,11 +2,13 @@
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import native
 from native import _core, reference
+
+patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 SCSI_READ = bytes.fromhex(
     "01c00000000000000000000000000000140000000000040000000014000000182800000000000000"
@@ -34,6 +36,7 @@ def test_the_vectors_of_rfc_3720_appendix_b_4_hold(crc32c, data, expected):
     assert crc32c(data) == expected
 
 
+@patient
 @given(st.binary(max_size=3000), st.integers(0, 0xFFFFFFFF))
 def test_all_implementations_agree(data, value):
     expected = reference.crc32c(data, value)
@@ -47,6 +50,7 @@ def test_lanes_are_joined_at_any_length_and_alignment(length, start):
     assert native.crc32c(data) == _core.crc32c_portable(data)
 
 
+@patient
 @given(st.binary(max_size=2000), st.integers(0, 2000))
 def test_a_sum_continues_where_it_stopped(data, cut):
     assert native.crc32c(data[cut:], native.crc32c(data[:cut])) == native.crc32c(data)

@@ -2,11 +2,13 @@
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import native
 from native import reference
+
+patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 PAGES = st.sampled_from([512, 700, 4096])
 
@@ -22,12 +24,14 @@ def versions(draw):
     return old, new, draw(PAGES)
 
 
+@patient
 @given(versions())
 def test_changed_pages_agree_with_the_reference(case):
     old, new, page = case
     assert native.changed_pages(old, new, page) == reference.changed_pages(old, new, page)
 
 
+@patient
 @given(versions())
 def test_a_packed_delta_turns_the_old_into_the_new(case):
     old, new, page = case
@@ -43,6 +47,7 @@ def test_a_packed_delta_turns_the_old_into_the_new(case):
 RUNS = st.lists(st.tuples(st.integers(-2, 9), st.integers(-2, 9)), max_size=4)
 
 
+@patient
 @given(RUNS, st.integers(0, 4000), st.integers(0, 4000))
 def test_any_runs_are_applied_or_refused_as_in_the_reference(runs, length, payload_length):
     outcomes = []

@@ -3,11 +3,13 @@ import random
 
 import lzf
 import pytest
-from hypothesis import example, given
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import native
 from native import reference
+
+patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 NOISE = random.Random(1).randbytes(70_000)
 
@@ -32,6 +34,7 @@ def texture(draw):
     return bytes(data)
 
 
+@patient
 @given(texture() | st.binary(max_size=300))
 @example(bytes(66_000))
 @example(bytes(3) + b"abc" * 22_000 + bytes(70))
@@ -44,6 +47,7 @@ def test_compressed_bytes_are_those_of_the_reference_and_come_back(data):
         assert reference.lzf_decompress(packed, len(data)) == data
 
 
+@patient
 @given(texture())
 def test_liblzf_reads_what_we_write_and_we_read_what_it_writes(data):
     if (ours := native.lzf_compress(data)) is not None:
@@ -52,6 +56,7 @@ def test_liblzf_reads_what_we_write_and_we_read_what_it_writes(data):
         assert native.lzf_decompress(theirs, len(data)) == data
 
 
+@patient
 @given(texture(), st.integers(-3, 3))
 def test_output_fits_exactly_or_not_at_all(data, spare):
     whole = bytearray(len(data) + len(data) // 32 + 1)
@@ -73,6 +78,7 @@ def outcome(decompress, *arguments):
         return str(refusal)
 
 
+@patient
 @given(st.binary(max_size=400), st.integers(0, 3000))
 @example(b"\x00", 1)
 @example(b"\xe0\xff", 300)
@@ -87,6 +93,7 @@ def test_any_bytes_decompress_as_in_the_reference_or_are_refused_the_same(packed
         assert out[:size] == expected[:size]
 
 
+@patient
 @given(texture(), st.data())
 def test_damaged_data_never_does_more_than_fail(data, source):
     packed = bytearray(native.lzf_compress(data) or b"\x00")

@@ -2,11 +2,13 @@
 import mmap
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import native
 from native import reference
+
+patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 GRANULES = st.sampled_from([512, 513, 4096, 10_000])
 
@@ -22,6 +24,7 @@ def sparse(draw):
     return memoryview(data)[start : start + length]
 
 
+@patient
 @given(sparse())
 def test_is_zero_agrees_with_the_reference(data):
     assert native.is_zero(data) is reference.is_zero(data)
@@ -43,6 +46,7 @@ def test_an_empty_buffer_is_zero():
     assert native.zero_runs(b"", 4096) == []
 
 
+@patient
 @given(sparse(), GRANULES)
 def test_zero_runs_agree_with_the_reference(data, granule):
     assert native.zero_runs(data, granule) == reference.zero_runs(data, granule)
