@@ -39,12 +39,20 @@ def file_path(fd: int) -> str:
 
 @contextmanager
 def room_for(fd: int, needed: int) -> Iterator[None]:
-    """Turn the kernel's "no space" and "over quota" into `NoRoomError`."""
+    """Turn the kernel's "no space" and "over quota" into `NoRoomError`.
+
+    Raises:
+        NoRoomError: `needed` more bytes did not fit.
+        ImageError: more room would not help, the file system holds no file so large.
+    """
     try:
         yield
     except OSError as error:
         if error.errno in _FULL:
             raise NoRoomError(path=file_path(fd), needed=needed) from error
+        if error.errno == errno.EFBIG:
+            problem = "its file system holds no file so large (ext4: 16 TiB); use another, like XFS"
+            raise ImageError(path=file_path(fd), problem=problem) from error
         raise
 
 

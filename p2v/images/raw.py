@@ -109,8 +109,8 @@ class RawWriter(RawReader):
         """Create an empty, wholly sparse image of `size` bytes.
 
         Raises:
-            ImageError: the image exists, or the size is not positive.
-            NoRoomError: the file system is full, or holds no files of this size.
+            ImageError: the image exists, or the file system holds no file of this size.
+            NoRoomError: the file system is full.
         """
         if size <= 0:
             raise ImageError(path=path, problem=f"a disk of {size} bytes can't be written")
