@@ -201,7 +201,7 @@ class Migrations:
         """Take the agent's word that all was sent, and hand over to the engine.
 
         A second call for a migration that is past this is harmless: the answer to the first may
-        have been lost.
+        have been lost, or the engine's database failed.
 
         Raises:
             MigrationBusyError: another agent has the lease.
@@ -210,7 +210,10 @@ class Migrations:
         """
         check_report(report)
         migration = self.get(id)
-        if migration.state in (*_FINISHING, MigrationState.FINISHED):
+        if migration.state is MigrationState.FINISHED:
+            return
+        if migration.state in _FINISHING:
+            self._engine.finish(self, id, self.store.attempt(id))
             return
         entry = self._entry(self._expect(id, _OPEN))
         entry.lease.check(lease)

@@ -23,6 +23,7 @@ from p2v.model.migration import MigrationState
 from p2v.service.files import write_durably
 
 if TYPE_CHECKING:
+    from p2v.service.entry import Entry
     from p2v.service.migrations import Migrations
 
 log = logging.getLogger(__name__)
@@ -45,27 +46,33 @@ class Cancelled(Exception):  # noqa: N818 - no failure
 
 
 Step = Callable[["Migrations", str], Next]
+Work = Callable[["Migrations", str, "Entry"], None]
 
 
-def _step(state: MigrationState) -> Callable[[Callable[[Migrations, str], None]], Step]:
-    """Make a step of a function that works on migrations in `state`."""
+def _step(state: MigrationState) -> Callable[[Work], Step]:
+    """Make a step of a function that works on migrations in `state`.
 
-    def decorate(work: Callable[[Migrations, str], None]) -> Step:
+    The state is looked at under the lock of the migration's files: of two runs of a step one does
+    the work, and the other never opens an image that is finished.
+    """
+
+    def decorate(work: Work) -> Step:
         @wraps(work)
         def step(migrations: Migrations, id: str) -> Next:
-            found = migrations.get(id).state
-            if found is not state:
-                past = _ORDER.get(found, -1) > _ORDER[state]
-                return Next.GO_ON if past else Next.STOP
-            try:
-                work(migrations, id)
-            except NoRoomError as error:
-                migrations.waits(id, state, error)
-                return Next.AGAIN
-            except Exception as error:
-                _fail(migrations, id, state, error)
-                return Next.STOP
-            return Next.GO_ON
+            with migrations.work(id) as entry:
+                found = migrations.get(id).state
+                if found is not state:
+                    past = _ORDER.get(found, -1) > _ORDER[state]
+                    return Next.GO_ON if past else Next.STOP
+                try:
+                    work(migrations, id, entry)
+                except NoRoomError as error:
+                    migrations.waits(id, state, error)
+                    return Next.AGAIN
+                except Exception as error:  # a bug too must end in the store
+                    _fail(migrations, id, state, error)
+                    return Next.STOP
+                return Next.GO_ON
 
         return step
 
@@ -97,34 +104,32 @@ def _fail(
 
 
 @_step(MigrationState.VERIFYING)
-def verify(migrations: Migrations, id: str) -> None:
+def verify(migrations: Migrations, id: str, entry: Entry) -> None:
     """Read the images back and compare them with what was sent."""
-    with migrations.work(id) as entry:
 
-        def progress(done: int, total: int) -> None:
-            entry.verified = (done, total)
-            if entry.cancelled.is_set():
-                raise Cancelled
-
-        receiver = entry.open()
-        receiver.checkpoint()
-        receiver.verify(progress)
-        if not migrations.store.move(id, [MigrationState.VERIFYING], MigrationState.COMMITTING):
+    def progress(done: int, total: int) -> None:
+        entry.verified = (done, total)
+        if entry.cancelled.is_set():
             raise Cancelled
 
+    receiver = entry.open()
+    receiver.checkpoint()
+    receiver.verify(progress)
+    if not migrations.store.move(id, [MigrationState.VERIFYING], MigrationState.COMMITTING):
+        raise Cancelled
+
 
 @_step(MigrationState.COMMITTING)
-def commit(migrations: Migrations, id: str) -> None:
+def commit(_migrations: Migrations, _id: str, entry: Entry) -> None:
     """Give the images their final form and names."""
-    with migrations.work(id) as entry:
-        try:
-            entry.open().commit()
-        finally:
-            entry.close()  # after a failure the files are opened anew
+    try:
+        entry.open().commit()
+    finally:
+        entry.close()  # after a failure the files are opened anew
 
 
 @_step(MigrationState.COMMITTING)
-def report(migrations: Migrations, id: str) -> None:
+def report(migrations: Migrations, id: str, _entry: Entry) -> None:
     """Write down what came of it beside the images; the migration is finished."""
     migration = replace(migrations.get(id), state=MigrationState.FINISHED)
     body = json.dumps(encode(migration), indent=2) + "\n"

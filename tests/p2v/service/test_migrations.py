@@ -23,6 +23,7 @@ from p2v.service import engine as engine_module
 from p2v.service.engine import InlineEngine
 from p2v.service.migrations import Migrations
 from p2v.service.receiver import Receiver
+from p2v.service.steps import STEPS, Next
 from p2v.service.store import Store, default_url
 from p2v.wire.chunk import CHUNK_SIZE
 
@@ -84,6 +85,47 @@ def test_completing_twice_is_harmless(migrations, sent):
     migrations.complete(name, lease, {})
     assert migrations.get(name).state is MigrationState.FINISHED
     assert migrations.store.attempt(name) == 1
+
+
+def test_completing_again_starts_an_engine_that_failed_to_start(migrations, sent, monkeypatch):
+    name, lease, _ = sent
+
+    def broken(*_):
+        raise ConnectionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(InlineEngine, "finish", broken)
+        with pytest.raises(ConnectionError):
+            migrations.complete(name, lease, {})
+    assert migrations.get(name).state is MigrationState.VERIFYING
+    migrations.complete(name, lease, {})
+    assert migrations.get(name).state is MigrationState.FINISHED
+
+
+def test_of_many_runs_of_the_steps_none_opens_a_finished_image(migrations, sent, monkeypatch):
+    name, _, disk = sent
+    states, commit = [], Receiver.commit
+
+    def watched(self):
+        states.append(migrations.get(name).state)
+        return commit(self)
+
+    monkeypatch.setattr(Receiver, "commit", watched)
+    assert migrations.store.hand_over(name, {}) == 1
+    runs = [
+        threading.Thread(target=InlineEngine().finish, args=(migrations, name, 1)) for _ in range(4)
+    ]
+    for each in runs:
+        each.start()
+    for each in runs:
+        each.join(20)
+    for step in STEPS:
+        assert step(migrations, name) is Next.GO_ON
+    found = migrations.get(name)
+    assert found.state is MigrationState.FINISHED and found.problem == ""
+    assert set(states) == {MigrationState.COMMITTING}
+    assert Path(found.images[0]).read_bytes() == disk
+    assert not list(migrations.folders.path(name).glob("*.partial"))
 
 
 def test_completing_with_chunks_missing_is_refused(migrations, make_plan):
