@@ -148,7 +148,9 @@ def _active_sequence(ring: _Ring) -> list[_Found]:
     while tail < ring.length:
         run = list(_run(ring, tail))
         starts = [found.at for found in run]
-        if not run or run[-1].head.tail not in starts:
+        while run and run[-1].head.tail not in starts[: len(run)]:
+            run.pop()
+        if not run:
             tail += c.LOG_SECTOR
             continue
         if not best or run[-1].head.sequence > best[-1].head.sequence:

@@ -8,8 +8,8 @@ import os
 from pathlib import Path
 from typing import NoReturn
 
-from p2v.images._file import allocate, pread_exact, room_for
-from p2v.model.errors import ImageError, NoRoomError
+from p2v.images._file import Syncer, allocate, pread_exact
+from p2v.model.errors import ImageError
 
 
 class FileView:
@@ -19,7 +19,7 @@ class FileView:
         self.fd = fd
         self.path = path
         self.size = os.fstat(fd).st_size
-        self._lost = ""
+        self._syncer = Syncer(fd)
 
     def readinto(self, offset: int, buffer: bytearray | memoryview) -> None:
         """Fill `buffer` from `offset` on.
@@ -62,23 +62,15 @@ class FileView:
     def sync(self) -> None:
         """Make durable all that was written; once this has failed it fails for good.
 
-        A failed fdatasync(2) may have thrown away dirty pages, and the next one does not tell.
-
         Raises:
             ImageError: the disk failed, now or before.
             NoRoomError: the file system is full.
         """
-        if self._lost:
-            self.refuse(self._lost)
         try:
-            with room_for(self.fd, 0):
-                os.fdatasync(self.fd)
+            self._syncer.sync()
         except OSError as error:
-            self._lost = f"it could not be made durable ({error.strerror}); resume it"
-            raise ImageError(path=self.path, problem=self._lost) from error
-        except NoRoomError:
-            self._lost = "it could not be made durable, as there was no room; resume it"
-            raise
+            problem = f"it could not be made durable ({error.strerror}); resume it"
+            raise ImageError(path=self.path, problem=problem) from error
 
     def refuse(self, problem: str) -> NoReturn:
         """Raise `ImageError` for this file."""

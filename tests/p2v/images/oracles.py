@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pyvhdi
 
+from p2v.images.check.image import check_image
+from p2v.images.check.report import Severity
+
 
 def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
@@ -59,6 +62,15 @@ def sevenzip_extract(path: Path, folder: Path) -> Path:
     assert result.returncode == 0, result.stdout + result.stderr
     (found,) = folder.iterdir()
     return found
+
+
+def complaints(path: Path) -> list[str]:
+    """What our own validator, which shares no code with readers and writers, has against it."""
+    return [
+        finding.message
+        for finding in check_image(path).findings
+        if finding.severity is not Severity.NOTE
+    ]
 
 
 class Vhdi:

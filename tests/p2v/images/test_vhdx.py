@@ -19,6 +19,7 @@ from p2v.model.extent import Extent
 from p2v.model.units import GiB, KiB, MiB, TiB
 from tests.p2v.images.oracles import (
     Vhdi,
+    complaints,
     is_sparse,
     qemu_accepts,
     qemu_read,
@@ -123,6 +124,7 @@ def test_every_reader_finds_the_disk_that_was_written(tmp_path, size, options):
                 assert qemu_read(path, start, length) == expected
     vhdi.close()
     reader.close()
+    assert complaints(path) == []
     if reader.sector_size == 512:
         qemu_accepts(path)
         if size <= 70 * MiB:
@@ -458,7 +460,7 @@ def test_a_disk_that_fails_to_sync_is_not_trusted_again(tmp_path, monkeypatch):
         with pytest.raises(ImageError, match="Input/output error"):
             writer.checkpoint()
     for act in (writer.checkpoint, writer.commit):
-        with pytest.raises(ImageError, match="resume it"):
+        with pytest.raises(ImageError, match="resume"):
             act()
     writer.close()
     writer = VhdxWriter.resume(path)

@@ -18,7 +18,7 @@ from p2v.images.base import ImageReader, partial_path
 from p2v.images.vhdx import VhdxReader, VhdxWriter
 from p2v.model.errors import ImageError, NoRoomError
 from p2v.model.units import GiB, KiB, MiB
-from tests.p2v.images.oracles import is_sparse, qemu_accepts, run, sevenzip_accepts
+from tests.p2v.images.oracles import complaints, is_sparse, qemu_accepts, run, sevenzip_accepts
 from tests.p2v.images.powerloss import SECTOR, Crash, PowerLoss
 
 SIZE = 8 * GiB  # with blocks of 1 MiB: a table of 17 pages
@@ -148,6 +148,7 @@ def test_no_loss_of_power_loses_or_mixes_up_what_was_checkpointed(tmp_path, monk
     assert not is_sparse(path)
     qemu_accepts(path)
     sevenzip_accepts(path)
+    assert complaints(path) == []
 
 
 def partial_versions(trial: int) -> Callable[[int], int]:
