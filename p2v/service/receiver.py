@@ -14,6 +14,7 @@ set first, so that no digest ever describes bytes that another frame has replace
 
 from __future__ import annotations
 
+import errno
 import re
 import threading
 import time
@@ -25,27 +26,26 @@ from typing import Any, Self
 
 from p2v.images.base import ImageWriter, StoresZstd
 from p2v.images.open import create_writer, resume_writer
-from p2v.model.errors import NoSuchDiskError, ProtocolError, VerifyError
-from p2v.model.extent import Extent
+from p2v.model.errors import (
+    ImageError,
+    NoRoomError,
+    NoSuchDiskError,
+    ProtocolError,
+    VerifyError,
+)
 from p2v.model.plan import Plan
 from p2v.model.units import KiB, MiB
 from p2v.service import verification
+from p2v.service.pending import Pending
 from p2v.wire import pages
-from p2v.wire.chunk import (
-    CHUNK_SIZE,
-    GROUP_CHUNKS,
-    chunk_length,
-    digest,
-    group_count,
-    zero_digest,
-)
+from p2v.wire.chunk import CHUNK_SIZE, GROUP_CHUNKS, digest, group_count
 from p2v.wire.codec import Buffer, Decoder
 from p2v.wire.digestmap import DigestMap
 from p2v.wire.frame import Frame, Kind, WireCodec
 
 CHECKPOINT_BYTES = 512 * MiB
-"""A checkpoint comes at the latest after so much was written: what a crash can cost to send again,
-and the bound of the pending digests (2048 of them)."""
+"""A checkpoint begins after so much was written, and senders wait once as much again was written
+before it ended. So twice this is what a crash can cost, and what bounds the pending digests."""
 CHECKPOINT_SECONDS = 5.0
 ZERO_WEIGHT = 4 * KiB
 """What a zero chunk counts towards `CHECKPOINT_BYTES`: bounds the pending digests of zeros."""
@@ -72,10 +72,16 @@ class _Disk:
     image: ImageWriter
     map: DigestMap
     locks: list[threading.Lock]
-    pending: dict[int, bytes] = field(default_factory=dict)
-    pending_zero: list[Extent] = field(default_factory=list)
-    flushing: dict[int, bytes] = field(default_factory=dict)
-    flushing_zero: list[Extent] = field(default_factory=list)
+    pending: Pending = field(default_factory=Pending)
+    flushing: Pending = field(default_factory=Pending)
+    """Those that the checkpoint under way will record."""
+
+    def close(self) -> None:
+        """Close both files."""
+        try:
+            self.image.close()
+        finally:
+            self.map.close()
 
 
 def image_name(plan: Plan, index: int) -> str:
@@ -102,6 +108,8 @@ class Receiver:
         """Checkpoints begun. What was applied while it was n is durable once `durable` > n."""
         self.durable = 0
         """The epoch that the last finished checkpoint began."""
+        self.failed = False
+        """Whether a checkpoint failed for good: only opening all anew shows what is durable."""
 
     @classmethod
     def create(cls, folder: Path, plan: Plan) -> Self:
@@ -122,23 +130,35 @@ class Receiver:
                     sector_size=planned.logical_sector,
                     compressed=plan.compress_image,
                 )
-                made.append(image.partial)
-                map_path = _map_path(path)
-                made.append(map_path)
-                disks.append(_disk(image, DigestMap.create(map_path, planned.size)))
+                made += [image.partial, _map_path(path)]
+                with _closed_on_error(image), _failures_of(path):
+                    disks.append(_disk(image, DigestMap.create(_map_path(path), planned.size)))
         except BaseException:
-            for path in made:
-                path.unlink(missing_ok=True)
+            for disk in disks:
+                disk.close()
+            for each in made:
+                each.unlink(missing_ok=True)
             raise
         return cls(folder, plan, disks)
 
     @classmethod
     def resume(cls, folder: Path, plan: Plan) -> Self:
-        """Open the images and maps that an earlier receiver left, after a crash or a commit."""
-        disks = []
-        for index in range(len(plan.disks)):
-            path = folder / image_name(plan, index)
-            disks.append(_disk(resume_writer(plan.format, path), DigestMap.open(_map_path(path))))
+        """Open the images and maps that an earlier receiver left, after a crash or a commit.
+
+        Raises:
+            ImageError: one is missing, damaged or in use.
+        """
+        disks: list[_Disk] = []
+        try:
+            for index in range(len(plan.disks)):
+                path = folder / image_name(plan, index)
+                image = resume_writer(plan.format, path)
+                with _closed_on_error(image), _failures_of(path):
+                    disks.append(_disk(image, DigestMap.open(_map_path(path))))
+        except BaseException:
+            for disk in disks:
+                disk.close()
+            raise
         return cls(folder, plan, disks)
 
     @property
@@ -166,44 +186,67 @@ class Receiver:
         Raises:
             ProtocolError: the payload is damaged or not what its digest says.
             NoRoomError: the store is full; the frame can be applied again later.
+            ImageError: the store fails.
         """
         disk = self._disks[frame.disk]
         first = frame.offset // CHUNK_SIZE
-        if frame.kind is Kind.ZERO:
-            self._zero(disk, frame)
-        else:
-            with disk.locks[first % _STRIPES]:
-                self._write(disk, first, frame, payload, decoder)
+        with _failures_of(disk.image.partial):
+            if frame.kind is Kind.ZERO:
+                self._zero(disk, frame)
+            else:
+                with disk.locks[first % _STRIPES]:
+                    self._write(disk, first, frame, payload, decoder)
         with self._lock:
             self.stats.frames += 1
             self.stats.wire += len(payload)
 
     def checkpoint_if_due(self) -> None:
-        """Make a checkpoint if much was written or time went by, unless one is under way."""
-        due = self._since >= CHECKPOINT_BYTES or (
-            self._since > 0 and time.monotonic() - self._last >= CHECKPOINT_SECONDS
-        )
-        if due and self._checkpointing.acquire(blocking=False):
+        """Make a checkpoint if much was written or time went by.
+
+        If one is under way there is nothing to do, unless much was written meanwhile too: then it
+        is waited for, which holds the sender back.
+
+        Raises:
+            NoRoomError, ImageError: see `checkpoint`.
+        """
+        full = self._since >= CHECKPOINT_BYTES
+        late = self._since > 0 and time.monotonic() - self._last >= CHECKPOINT_SECONDS
+        if (full or late) and self._checkpointing.acquire(blocking=full):
             try:
-                self._checkpoint()
+                if self._since:  # else another sender has waited for the same
+                    self._checkpoint()
             finally:
                 self._checkpointing.release()
 
     def checkpoint(self) -> None:
-        """Make durable, and record, all that was applied before the call."""
+        """Make durable, and record, all that was applied before the call.
+
+        Raises:
+            NoRoomError, ImageError: the store is full, or fails. Nothing is forgotten; the next
+                checkpoint makes up for it, unless an image or map refuses for good.
+        """
         with self._checkpointing:
             self._checkpoint()
 
     def _checkpoint(self) -> None:
         with self._lock:
-            self._since = 0
+            since, self._since = self._since, 0
             self.epoch += 1
             for disk in self._disks:
-                disk.flushing, disk.pending = disk.pending, {}
-                disk.flushing_zero, disk.pending_zero = disk.pending_zero, []
-        for disk in self._disks:
-            if disk.flushing or disk.flushing_zero:
-                self._flush(disk)
+                disk.flushing, disk.pending = disk.pending, Pending()
+        try:
+            for disk in self._disks:
+                if disk.flushing:
+                    with _failures_of(disk.image.partial):
+                        self._flush(disk)
+        except BaseException as error:
+            self.failed = isinstance(error, ImageError)
+            with self._lock:
+                self._since += since
+                for disk in self._disks:  # what was not recorded stays pending
+                    disk.pending.take_back(disk.flushing)
+                    disk.flushing = Pending()
+            raise
         self.durable = self.epoch
         self._last = time.monotonic()
         self.stats.checkpoints += 1
@@ -223,7 +266,8 @@ class Receiver:
                 progress(done, total)
 
         for disk in self._disks:
-            damage = verification.verify(disk.image, disk.map, advance)
+            with _failures_of(disk.image.partial):
+                damage = verification.verify(disk.image, disk.map, advance)
             if damage is not None:
                 raise VerifyError(
                     path=disk.image.path, count=damage.count, offset=damage.first * CHUNK_SIZE
@@ -233,14 +277,14 @@ class Receiver:
         """Finish the images: durable, valid, under their final names; return those."""
         self.checkpoint()
         for disk in self._disks:
-            disk.image.commit()
+            with _failures_of(disk.image.partial):
+                disk.image.commit()
         return self.images
 
     def close(self) -> None:
         """Close the files; what was not checkpointed is unknown and will be sent again."""
         for disk in self._disks:
-            disk.image.close()
-            disk.map.close()
+            disk.close()
 
     def discard(self) -> None:
         """Close and delete the unfinished images and their maps."""
@@ -265,7 +309,7 @@ class Receiver:
             self._forget(disk, first, count)
             disk.image.zero(frame.offset, frame.length)
             with self._lock:
-                _remember_zero(disk, first, count)
+                disk.pending.add_zeros(first, count, disk.map.size)
                 self._since += min(count, GROUP_CHUNKS) * ZERO_WEIGHT
                 self.stats.zero += frame.length
 
@@ -285,36 +329,26 @@ class Receiver:
         ):
             disk.image.write(frame.offset, data)
         with self._lock:
-            disk.pending[index] = frame.digest
+            disk.pending.add(index, frame.digest)
             self._since += frame.length
             self.stats.written += frame.length
 
     def _forget(self, disk: _Disk, first: int, count: int) -> None:
         """Take the chunks' digests back, durably, before their bytes change."""
         with self._lock:
-            for waiting in (disk.pending, disk.flushing):
-                _drop(waiting, first, count)
-            disk.pending_zero = _subtract(disk.pending_zero, first, count)
-            disk.flushing_zero = _subtract(disk.flushing_zero, first, count)
+            disk.pending.drop(first, count)
+            disk.flushing.drop(first, count)
             known = disk.map.forget(first, count)
         if known:
             disk.map.sync()
 
     def _flush(self, disk: _Disk) -> None:
-        try:
-            disk.image.checkpoint()
-        except BaseException:
-            with self._lock:  # nothing was recorded: it all stays pending
-                disk.pending = disk.flushing | disk.pending
-                disk.pending_zero = disk.flushing_zero + disk.pending_zero
-                disk.flushing, disk.flushing_zero = {}, []
-            raise
+        disk.image.checkpoint()
         with self._lock:
-            for extent in disk.flushing_zero:
-                disk.map.record_zero(extent.offset, extent.length)
-            disk.map.record(sorted(disk.flushing.items()))
-            disk.flushing, disk.flushing_zero = {}, []
+            disk.flushing.record(disk.map)
         disk.map.sync()
+        with self._lock:
+            disk.flushing = Pending()
 
 
 def _disk(image: ImageWriter, digests: DigestMap) -> _Disk:
@@ -326,51 +360,34 @@ def _map_path(image: Path) -> Path:
 
 
 @contextmanager
+def _closed_on_error(image: ImageWriter) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        image.close()
+        raise
+
+
+@contextmanager
+def _failures_of(path: Path) -> Iterator[None]:
+    """Say of a failure of the converter's disk which image it hit.
+
+    A broken connection is an `OSError` too, and must not be taken for one.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise NoRoomError(path=path.parent, needed=CHUNK_SIZE) from error
+        raise ImageError(path=path, problem=f"its disk fails: {error.strerror}") from error
+
+
+@contextmanager
 def _all(locks: list[threading.Lock]) -> Iterator[None]:
     with ExitStack() as stack:
         for lock in locks:
             stack.enter_context(lock)
         yield
-
-
-def _remember_zero(disk: _Disk, first: int, count: int) -> None:
-    """Note a range as zeros: whole groups as an extent, what is left of it chunk by chunk."""
-    stop = first + count
-    inner = -(-first // GROUP_CHUNKS) * GROUP_CHUNKS
-    outer = stop if stop == disk.map.chunks else stop // GROUP_CHUNKS * GROUP_CHUNKS
-    if inner < outer:
-        disk.pending_zero.append(Extent(inner, outer - inner))
-        edges = (range(first, inner), range(outer, stop))
-    else:
-        edges = (range(first, stop), range(0))
-    for edge in edges:
-        for index in edge:
-            disk.pending[index] = zero_digest(chunk_length(index, disk.map.size))
-
-
-def _drop(waiting: dict[int, bytes], first: int, count: int) -> None:
-    """Remove the chunks of a range from `waiting`, walking whichever of the two is shorter."""
-    if count <= len(waiting):
-        for index in range(first, first + count):
-            waiting.pop(index, None)
-        return
-    for index in [index for index in waiting if first <= index < first + count]:
-        del waiting[index]
-
-
-def _subtract(extents: list[Extent], first: int, count: int) -> list[Extent]:
-    """Return `extents` (of chunks) without the chunks of a range."""
-    stop = first + count
-    if all(extent.end <= first or extent.offset >= stop for extent in extents):
-        return extents
-    left = []
-    for extent in extents:
-        if extent.offset < first:
-            left.append(Extent(extent.offset, min(extent.end, first) - extent.offset))
-        if extent.end > stop:
-            start = max(extent.offset, stop)
-            left.append(Extent(start, extent.end - start))
-    return left
 
 
 def _chunk(

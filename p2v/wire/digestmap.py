@@ -65,6 +65,7 @@ class DigestMap:
         self.chunks = chunk_count(size)
         self._fd = fd
         self._lock = threading.Lock()
+        self._lost = False
         count = group_count(size)
         self._entries_at = _PAGE + -(-count // _PAGE) * _PAGE
         self._states = bytearray(os.pread(fd, count, _PAGE))
@@ -75,12 +76,16 @@ class DigestMap:
     def create(cls, path: Path, size: int) -> Self:
         """Make the map of a disk of `size` bytes, of which nothing is known; durable."""
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        header = _HEADER.pack(MAGIC, VERSION, CHUNK_SIZE, size, os.urandom(16))
-        os.pwrite(fd, header, 0)
-        entries_at = _PAGE + -(-group_count(size) // _PAGE) * _PAGE
-        os.ftruncate(fd, entries_at + chunk_count(size) * DIGEST_SIZE)
-        os.fsync(fd)
-        return cls(path, fd, size)
+        try:
+            header = _HEADER.pack(MAGIC, VERSION, CHUNK_SIZE, size, os.urandom(16))
+            os.pwrite(fd, header, 0)
+            entries_at = _PAGE + -(-group_count(size) // _PAGE) * _PAGE
+            os.ftruncate(fd, entries_at + chunk_count(size) * DIGEST_SIZE)
+            os.fsync(fd)
+            return cls(path, fd, size)
+        except BaseException:
+            os.close(fd)
+            raise
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -104,11 +109,24 @@ class DigestMap:
 
     def close(self) -> None:
         """Close the file."""
-        os.close(self._fd)
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
 
     def sync(self) -> None:
-        """Make durable what was recorded or forgotten."""
-        os.fdatasync(self._fd)
+        """Make durable what was recorded or forgotten.
+
+        Raises:
+            ImageError: an earlier call failed. The kernel may have dropped what it could not
+                write, and the next fdatasync(2) would not tell.
+        """
+        if self._lost:
+            raise ImageError(path=self.path, problem="it could not be made durable; resume it")
+        try:
+            os.fdatasync(self._fd)
+        except BaseException:
+            self._lost = True
+            raise
 
     def get(self, index: int) -> bytes:
         """Return the digest of chunk `index`, `UNKNOWN` if it has none."""
@@ -136,14 +154,14 @@ class DigestMap:
             start, run = 0, bytearray()
             for index, digest in digests:
                 if run and index != start + len(run) // DIGEST_SIZE:
-                    os.pwrite(self._fd, run, self._entries_at + start * DIGEST_SIZE)
+                    self._put(self._entries_at + start * DIGEST_SIZE, run)
                     run.clear()
                 if not run:
                     start = index
                 self._need_entries(index // GROUP_CHUNKS)
                 run += digest
             if run:
-                os.pwrite(self._fd, run, self._entries_at + start * DIGEST_SIZE)
+                self._put(self._entries_at + start * DIGEST_SIZE, run)
 
     def record_zero(self, first: int, count: int) -> None:
         """Set `count` chunks from `first` on to the digest of zeros; whole groups cost a byte."""
@@ -209,7 +227,7 @@ class DigestMap:
 
     def _set_state(self, number: int, state: GroupState) -> None:
         self._states[number] = state
-        os.pwrite(self._fd, bytes([state]), _PAGE + number)
+        self._put(_PAGE + number, bytes([state]))
 
     def _need_entries(self, number: int) -> None:
         """Give a uniform group its entries.
@@ -222,7 +240,7 @@ class DigestMap:
             return
         first, last = self._bounds(number)
         self._write_uniform(first, last, state)
-        os.fdatasync(self._fd)
+        self.sync()
         self._set_state(number, GroupState.ENTRIES)
 
     def _write_uniform(self, first: int, stop: int, state: GroupState) -> None:
@@ -231,7 +249,14 @@ class DigestMap:
         else:
             body = zero_digest(CHUNK_SIZE) * (stop - first - 1)
             body += zero_digest(chunk_length(stop - 1, self.size))
-        os.pwrite(self._fd, body, self._entries_at + first * DIGEST_SIZE)
+        self._put(self._entries_at + first * DIGEST_SIZE, body)
+
+    def _put(self, offset: int, data: bytes | bytearray) -> None:
+        """Write all of `data`: on a full file system the kernel writes a part, and says so."""
+        with memoryview(data) as view:
+            done = 0
+            while done < len(view):
+                done += os.pwrite(self._fd, view[done:], offset + done)
 
 
 def expand_group(body: bytes, number: int, size: int) -> bytes | None:
