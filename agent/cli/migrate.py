@@ -14,6 +14,7 @@ from pathlib import Path
 from agent.cli.plan_options import add_plan_options, choices_from, plan_from, read_plan
 from agent.cli.progress import format_time, make_display
 from agent.migration import Outcome, migrate
+from agent.plan import Choices
 from agent.stream.converter import Converter
 from agent.stream.transfer import Options
 from p2v.model.command import Subparsers
@@ -88,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
 def _plan(args: argparse.Namespace) -> Plan:
     if args.plan is None:
         return plan_from(choices_from(args))
-    if choices_from(args) != args.plan_defaults:
+    if choices_from(args) != Choices(disks=()):
         raise UsageError(problem="a plan file says what to do; leave the options of 'plan' out")
     return read_plan(args.plan)
 
