@@ -134,21 +134,17 @@ class Qcow2Map:
             offset = stop
 
     def _runs(self, offset: int, end: int, entries: array[int]) -> Iterator[tuple[int, int, int]]:
-        """Yield the pieces of a range that `entries` map, with neighbours merged."""
-        cluster, start, where, expected = self.cluster_size, offset, 0, 0
-        position = offset
-        for entry in entries:
-            current = self._where(entry)
-            if current and not current & COMPRESSED:
-                current += position & (cluster - 1)
-            if position > start and (current != expected or current & COMPRESSED):
-                yield start, position - start, where
-                start = position
-            if position == start:
-                where = current
-            position = min(end, (position | cluster - 1) + 1)
-            expected = where and where + position - start
-        yield start, end - start, where
+        """Yield the pieces of a range that `entries` map; equal neighbours are merged."""
+        base, index = offset & -self.cluster_size, 0
+        while index < len(entries):
+            where, run = self._where(entries[index]), 1
+            if not where & COMPRESSED:
+                run = run_length(entries, index, self.cluster_size if where else 0)
+            first = base + index * self.cluster_size
+            start, stop = max(offset, first), min(end, first + run * self.cluster_size)
+            plain = where and not where & COMPRESSED
+            yield start, stop - start, where + start - first if plain else where
+            index += run
 
     def _where(self, entry: int) -> int:
         """Return the part of an L2 entry that says where the data is; 0 for zeros."""
@@ -284,6 +280,16 @@ def load_l1(fd: int, path: Path, header: Header, end: int) -> array[int]:
     if header.l1_offset % header.cluster_size or header.l1_offset + length > end:
         raise ImageError(path=path, problem=f"its L1 table at {header.l1_offset} is out of bounds")
     return read_entries(fd, header.l1_offset, header.l1_size)
+
+
+def run_length(entries: array[int], index: int, step: int) -> int:
+    """Return how many entries from `index` on each are the one before plus `step`."""
+    expected = entries[index]
+    for position in range(index + 1, len(entries)):
+        expected += step
+        if entries[position] != expected:
+            return position - index
+    return len(entries) - index
 
 
 def read_entries(fd: int, offset: int, count: int) -> array[int]:

@@ -134,11 +134,17 @@ class _Scan:
         entries = read_entries(self._fd, offset, count)
         if not any(entries):
             return
+        expected, last = -1, self._bound - self._header.cluster_size | COPIED
         for index, entry in enumerate(entries):
+            if entry == expected and entry <= last:  # the next one of a run: nearly all are
+                expected += self._header.cluster_size
+                continue
             if entry & COMPRESSED:
                 self._check_compressed(entry)
-            elif entry & OFFSET_MASK and self._is_beyond(entry, clear):
-                self._reset(offset + 8 * index)
+            elif entry & OFFSET_MASK:
+                if self._is_beyond(entry, clear):
+                    self._reset(offset + 8 * index)
+                expected = entry + self._header.cluster_size
 
     def _is_beyond(self, entry: int, clear: bool) -> bool:
         """Tell whether an L1 or plain L2 entry has to be cleared."""

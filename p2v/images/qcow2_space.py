@@ -16,7 +16,7 @@ from pathlib import Path
 
 from p2v.images._file import allocate, punch, pwrite_all
 from p2v.images.c_qcow2 import COMPRESSED, COPIED, OFFSET_MASK, ZERO, Header
-from p2v.images.qcow2 import Qcow2Map
+from p2v.images.qcow2 import Qcow2Map, run_length
 
 _FRAME_ALIGN = 64
 """Keeps the frames in a cluster of 2 MiB below what a 16-bit refcount holds."""
@@ -75,9 +75,9 @@ class Qcow2Space(Qcow2Map):
                 host, run = self._revive(first, entries[0]), 1
             elif entries[0]:
                 host = entries[0] & OFFSET_MASK
-                run = _contiguous(entries, self.cluster_size)
+                run = run_length(entries, 0, self.cluster_size)
             else:
-                run = next((i for i, entry in enumerate(entries) if entry), count)
+                run = run_length(entries, 0, 0)
                 host = self._take_clusters(first, run)
         return host + inside, min(length, run * self.cluster_size - inside)
 
@@ -168,16 +168,6 @@ class Qcow2Space(Qcow2Map):
 def _frame_room(length: int) -> int:
     """Return the bytes that a frame of `length` takes."""
     return -(-length // _FRAME_ALIGN) * _FRAME_ALIGN
-
-
-def _contiguous(entries: array[int], cluster: int) -> int:
-    """Return how many entries from the first on name neighbouring plain clusters."""
-    expected = entries[0]
-    for count, entry in enumerate(entries):
-        if entry != expected:
-            return count
-        expected += cluster
-    return len(entries)
 
 
 def _packed(entry: int) -> bytes:
