@@ -27,6 +27,8 @@ def attached(*argv: object, partitions: bool = False) -> Iterator[Path]:
             sh("partx", "--add", device)
         yield device
     finally:
+        if partitions:  # they would outlive what was attached
+            subprocess.run(["partx", "--delete", device], capture_output=True, check=False)
         sh("losetup", "-d", device)
 
 

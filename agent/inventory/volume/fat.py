@@ -14,7 +14,6 @@ from agent.inventory.volume.window import State, VolumeDamagedError, Window
 _EXFAT_DIRTY = 0x2
 _BOOT_DIRTY = 0x1  # of the byte that Windows keeps for itself; Linux sets it while mounted
 _FAT16_CLUSTERS = 4085
-_FAT32_CLUSTERS = 65525
 _UNCLEAN = "it was not unmounted cleanly"
 _FSINFO = (0x41615252, 0x61417272)
 
@@ -38,7 +37,9 @@ def read(window: Window) -> State:
     if clusters <= 0:
         raise VolumeDamagedError(problem="the FAT boot sector leaves no room for files")
     first = window.read(reserved * sector, 8)
-    if clusters >= _FAT32_CLUSTERS:
+    # Not by the count of clusters, as the specification has it: small FAT32 volumes are common as
+    # EFI system partitions, and Linux and Windows go by the field too.
+    if not short_fat:
         dirty = boot[0x41] & _BOOT_DIRTY or not struct.unpack("<II", first)[1] & 0x08000000
         (info,) = struct.unpack_from("<H", boot, 48)
         used = _used(window, info * sector, clusters, per_cluster * sector)

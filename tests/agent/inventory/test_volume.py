@@ -76,6 +76,28 @@ def test_an_empty_fat_uses_next_to_nothing(kind, volumes):
     assert state.unclean == ""
 
 
+@pytest.mark.parametrize(
+    ("size", "argv"),
+    [
+        (2, ("-F12",)),
+        (32, ("-F16",)),
+        (64, ("-F32",)),
+        (64, ("-F32", "-S", "4096")),  # fewer clusters than the specification gives a FAT32
+        (600, ("-F32", "-s", "8")),
+    ],
+)
+def test_a_new_fat_is_clean_and_a_mounted_one_is_not(size, argv, tmp_path, run):
+    path = tmp_path / "volume"
+    with path.open("wb") as file:
+        file.truncate(size * MiB)
+    run("mkfs.fat", *argv, path)
+    assert volume_state(path, 0, size * MiB, "vfat").unclean == ""
+    with path.open("r+b") as file:
+        file.seek(0x41 if argv[0] == "-F32" else 0x25)
+        file.write(b"\x01")  # what Linux sets while it is mounted
+    assert volume_state(path, 0, size * MiB, "vfat").unclean == "it was not unmounted cleanly"
+
+
 @pytest.mark.parametrize("kind", MAKE)
 def test_a_volume_is_read_the_same_in_the_middle_of_a_disk(kind, volumes, tmp_path):
     disk = tmp_path / "disk"
