@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable
 from functools import partial
 from typing import Protocol
@@ -30,12 +29,17 @@ class Pausable(Protocol):
         """Say that it goes on."""
 
 
+class Stop(Protocol):
+    """What tells that nothing more is wanted; an Event is one."""
+
+    def wait(self, timeout: float) -> bool:
+        """Wait so many seconds at most; return whether it is so."""
+
+
 class Applier:
     """Applies the frames of one connection to a receiver. Used by one thread."""
 
-    def __init__(
-        self, registry: Pausable, migration: str, receiver: Receiver, stop: threading.Event
-    ) -> None:
+    def __init__(self, registry: Pausable, migration: str, receiver: Receiver, stop: Stop) -> None:
         self._registry = registry
         self._migration = migration
         self._receiver = receiver
@@ -49,7 +53,8 @@ class Applier:
 
         Raises:
             ProtocolError: the frame is damaged.
-            NoRoomError: `stop` was set while the store was full.
+            NoRoomError: nobody wanted it any more while the store was full.
+            ImageError: the store fails.
         """
         if frame.kind is Kind.FLUSH:
             self._marks[self._receiver.epoch] = frame.sequence

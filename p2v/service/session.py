@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import select
 import socket
 import ssl
 import threading
@@ -18,7 +19,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from p2v.model.errors import P2VError, ProtocolError
+from p2v.model.errors import P2VError
 from p2v.model.problem import problem_document
 from p2v.service.applier import Applier, Pausable
 from p2v.service.receiver import Receiver
@@ -58,10 +59,8 @@ def serve(stream: ssl.SSLSocket, registry: Registry, stop: threading.Event | Non
     The caller closes the socket. A failure of the session is told to the agent and ends here.
     """
     stop = stop or threading.Event()
-    gone = threading.Event()
 
     def hang_up() -> None:
-        gone.set()
         with contextlib.suppress(OSError):  # the TLS object is not ours to touch from this thread
             socket.socket.shutdown(stream, socket.SHUT_RDWR)
 
@@ -80,14 +79,31 @@ def serve(stream: ssl.SSLSocket, registry: Registry, stop: threading.Event | Non
         return
     try:
         send_message(stream, Welcome(version, CHUNK_SIZE, list(receiver.sizes)))
-        _run(stream, receiver, Applier(registry, hello.migration, receiver, gone), stop)
+        applier = Applier(registry, hello.migration, receiver, _Hangup(stream))
+        _run(stream, receiver, applier, stop)
     except P2VError as error:
         log.warning("migration %s: data session ends: %s", hello.migration, error)
         _tell(stream, error)
-    except OSError as error:
+    except OSError as error:  # of the connection: the receiver has other names for its own
         log.info("migration %s: connection lost: %s", hello.migration, error)
+    except Exception:
+        # An agent that is not told takes it for a broken connection, and tries for ever.
+        log.exception("migration %s: data session failed", hello.migration)
+        _tell(stream, P2VError(problem="the converter made a mistake; its log has the details"))
     finally:
         registry.leave(hello.migration, hello.lease, hang_up)
+
+
+class _Hangup:
+    """Tells whether the connection is over, without reading what may be left of it."""
+
+    def __init__(self, stream: ssl.SSLSocket) -> None:
+        self._poll = select.poll()
+        self._poll.register(stream, select.POLLRDHUP)
+
+    def wait(self, timeout: float) -> bool:
+        """Wait so many seconds at most; return whether either side has hung up."""
+        return bool(self._poll.poll(timeout * 1000))
 
 
 def _run(
@@ -99,7 +115,7 @@ def _run(
         frame = parse_frame(header, receiver.sizes)
         payload = memoryview(space)[: frame.payload]
         if frame.payload and not receive_exact(stream, payload):
-            raise ProtocolError(problem="the connection ended before a payload")
+            raise ConnectionAbortedError("the connection ended before a payload")
         applier.apply(frame, payload)
         if (durable := applier.durable()) is not None:
             stream.sendall(Ack(AckKind.DURABLE, durable).pack())

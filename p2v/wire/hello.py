@@ -75,7 +75,7 @@ def receive_exact(stream: Stream, buffer: bytearray | memoryview) -> bool:
     """Fill `buffer`; return False if the stream ended cleanly before its first byte.
 
     Raises:
-        ProtocolError: the stream ended in the middle.
+        ConnectionAbortedError: the stream ended in the middle: the peer, or the network, is gone.
     """
     view = memoryview(buffer)
     got = 0
@@ -84,7 +84,7 @@ def receive_exact(stream: Stream, buffer: bytearray | memoryview) -> bool:
         if count == 0:
             if got == 0:
                 return False
-            raise ProtocolError(problem=f"the connection ended {len(view) - got} bytes too soon")
+            raise ConnectionAbortedError(f"the connection ended {len(view) - got} bytes too soon")
         got += count
     return True
 
@@ -93,17 +93,18 @@ def receive_message(stream: Stream) -> dict[str, Any]:
     """Return the next message as a dictionary.
 
     Raises:
-        ProtocolError: there is none, or it is too long or no JSON object.
+        ConnectionAbortedError: the stream ended before or in it.
+        ProtocolError: it is too long or no JSON object.
     """
     head = bytearray(LENGTH.size)
     if not receive_exact(stream, head):
-        raise ProtocolError(problem="the connection ended before its first message")
+        raise ConnectionAbortedError("the connection ended before its first message")
     (length,) = LENGTH.unpack(head)
     if length > MAX_HELLO:
         raise ProtocolError(problem=f"a first message of {length} bytes")
     body = bytearray(length)
     if length and not receive_exact(stream, body):
-        raise ProtocolError(problem="the connection ended in its first message")
+        raise ConnectionAbortedError("the connection ended in its first message")
     try:
         message = json.loads(body)
     except ValueError:
