@@ -7,7 +7,7 @@ import struct
 from pathlib import Path
 from uuid import UUID
 
-from native.reference import crc32c
+from native import crc32c
 
 LOG_ID = UUID("0a6b6f0e-3a43-4d9d-93a5-4c1c0c6c3c11")
 LOG_AT, LOG_LENGTH = 1 << 20, 1 << 20
