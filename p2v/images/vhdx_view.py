@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from pathlib import Path
 from typing import NoReturn
@@ -46,12 +45,7 @@ class FileView:
             NoRoomError: the file system is full.
             ImageError: the file system does not hold files of that size.
         """
-        try:
-            allocate(self.fd, offset, length)
-        except OSError as error:
-            if error.errno != errno.EFBIG:
-                raise
-            self.refuse(f"its file system holds no file of {offset + length} bytes")
+        allocate(self.fd, offset, length)
         self.size = offset + length
 
     def resize(self, size: int) -> None:
