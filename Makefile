@@ -24,7 +24,7 @@ $(STAMP)apt: packages.txt
 
 $(STAMP)install: $(STAMP)apt pyproject.toml requirements.lock $(wildcard native/*.pyx native/*.c native/*.h native/kernels/*)
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install -q -r requirements.lock
+	$(PY) -m pip install -q --use-pep517 -r requirements.lock
 	$(PY) -m pip install -q --no-deps --no-build-isolation -e .
 	@touch $@
 
