@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Protocol
 
-from p2v.model.errors import NoRoomError, P2VError
+from p2v.model.errors import NoRoomError, P2VError, StoreError
 from p2v.service.receiver import Receiver
 from p2v.wire.codec import Buffer, Decoder
 from p2v.wire.frame import Frame, Kind
@@ -77,11 +77,19 @@ class Applier:
             except NoRoomError as error:
                 if not paused:
                     log.warning("migration %s paused: %s", self._migration, error)
-                    self._registry.paused(self._migration, error)
-                    paused = True
+                    paused = self._noted(partial(self._registry.paused, self._migration, error))
                 if self._stop.wait(ROOM_POLL_S):
                     raise
             else:
                 if paused:
-                    self._registry.resumed(self._migration)
+                    self._noted(partial(self._registry.resumed, self._migration))
                 return
+
+    def _noted(self, note: Callable[[], None]) -> bool:
+        """Let the state be noted; a database on the same full disk may be unable to."""
+        try:
+            note()
+        except StoreError as error:
+            log.warning("migration %s: its state is not up to date: %s", self._migration, error)
+            return False
+        return True

@@ -37,6 +37,7 @@ from p2v.model.plan import Plan
 from p2v.model.units import KiB, MiB
 from p2v.service import verification
 from p2v.service.pending import Pending
+from p2v.service.room import Room
 from p2v.wire import pages
 from p2v.wire.chunk import CHUNK_SIZE, GROUP_CHUNKS, digest, group_count
 from p2v.wire.codec import Buffer, Decoder
@@ -100,6 +101,7 @@ class Receiver:
         self.sizes = tuple(disk.map.size for disk in disks)
         self.stats = Stats()
         self._disks = disks
+        self._room = Room(folder)
         self._lock = threading.Lock()
         self._checkpointing = threading.Lock()
         self._since = 0
@@ -194,6 +196,7 @@ class Receiver:
             if frame.kind is Kind.ZERO:
                 self._zero(disk, frame)
             else:
+                self._room.take(frame.length)
                 with disk.locks[first % _STRIPES]:
                     self._write(disk, first, frame, payload, decoder)
         with self._lock:

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,21 @@ class Store:
         except DBAPIError as error:
             raise StoreError(problem=_reason(error)) from error
 
+    @contextmanager
+    def _change(self) -> Iterator[sa.Connection]:
+        """Give a transaction that is durable after the block.
+
+        Raises:
+            StoreError: the database can't take it, for want of room, say.
+        """
+        try:
+            with self._engine.begin() as db:
+                yield db
+        except IntegrityError:
+            raise  # the caller knows what it means
+        except DBAPIError as error:
+            raise StoreError(problem=_reason(error)) from error
+
     # --- migrations
 
     def add(self, migration: Migration) -> None:
@@ -106,7 +122,7 @@ class Store:
             "attempt": 0,
         }
         try:
-            with self._engine.begin() as db:
+            with self._change() as db:
                 db.execute(tables.migrations.insert().values(row))
                 self._note(db, migration.id, migration.state.value, "created")
         except IntegrityError:
@@ -192,7 +208,7 @@ class Store:
             .where(table.c.state.in_([state.value for state in sources]))
             .values(state=target.value, updated=time.time(), **values)
         )
-        with self._engine.begin() as db:
+        with self._change() as db:
             moved = db.execute(statement).rowcount == 1
             if moved:
                 self._note(db, id, target.value, values["problem"])
@@ -215,7 +231,7 @@ class Store:
 
     def add_token(self, token: Token, digest: str) -> None:
         """Add a token, known by the digest of its text."""
-        with self._engine.begin() as db:
+        with self._change() as db:
             db.execute(tables.tokens.insert().values(**asdict(token), hash=digest))
 
     def token(self, digest: str) -> Token | None:
@@ -235,7 +251,7 @@ class Store:
 
     def remove_token(self, id: str) -> bool:
         """Remove a token; return False if there is none of that id."""
-        with self._engine.begin() as db:
+        with self._change() as db:
             statement = tables.tokens.delete().where(tables.tokens.c.id == id)
             return db.execute(statement).rowcount == 1
 
@@ -245,7 +261,7 @@ class Store:
         """Add a code and drop those that ran out; return False if its name is in use."""
         table = tables.codes
         try:
-            with self._engine.begin() as db:
+            with self._change() as db:
                 db.execute(table.delete().where(table.c.expires <= time.time()))
                 db.execute(
                     table.insert().values(
@@ -270,14 +286,14 @@ class Store:
             .values(tries=table.c.tries - 1)
             .returning(table.c.secret)
         )
-        with self._engine.begin() as db:
+        with self._change() as db:
             secret = db.execute(statement).scalar_one_or_none()
         return None if secret is None else Code(name, secret)
 
     def use_code(self, name: str) -> bool:
         """Remove a code that was used; return False if it was used before."""
         table = tables.codes
-        with self._engine.begin() as db:
+        with self._change() as db:
             statement = table.delete().where(
                 table.c.name == name,
                 table.c.converter == self.converter,
@@ -298,7 +314,7 @@ class Store:
     def _check_version(self) -> None:
         table = tables.about
         wanted = str(tables.SCHEMA_VERSION)
-        with self._engine.begin() as db:
+        with self._change() as db:
             query = sa.select(table.c.value).where(table.c.key == "schema")
             found = db.execute(query).scalar_one_or_none()
             if found is None:

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from p2v.model.errors import ImageError, NoRoomError, ProtocolError
+from p2v.model.errors import ImageError, NoRoomError, ProtocolError, StoreError
 from p2v.service import applier as applier_module
 from p2v.service.applier import Applier
 from p2v.service.receiver import Receiver
@@ -110,6 +110,30 @@ def test_a_full_store_pauses_the_migration_until_there_is_room(applier, receiver
     applier.apply(Frame(Kind.FLUSH, sequence=2), b"")
     assert applier.durable() == 2
     assert receiver.missing(0) == 7
+
+
+def test_a_database_that_is_full_too_ends_no_session(applier, receiver, log, monkeypatch):
+    def full(id, *_problem) -> None:
+        raise StoreError(problem="database or disk is full")
+
+    monkeypatch.setattr(log, "paused", full)
+    without_room(monkeypatch, receiver, 3)
+    applier.apply(frame(0, 1), DATA)
+    assert log.told == []
+    assert receiver.stats.frames == 1
+
+
+def test_the_pause_is_noted_as_soon_as_the_database_can(applier, receiver, log, monkeypatch):
+    paused = log.paused
+
+    def full_once(id, problem) -> None:
+        monkeypatch.setattr(log, "paused", paused)
+        raise StoreError(problem="database or disk is full")
+
+    monkeypatch.setattr(log, "paused", full_once)
+    without_room(monkeypatch, receiver, 3)
+    applier.apply(frame(0, 1), DATA)
+    assert log.told == ["m paused: no-room", "m resumed"]
 
 
 def test_a_paused_sender_ends_when_nobody_wants_it_any_more(
