@@ -25,7 +25,13 @@ from agent.stream.remote import (
     PinnedAdapter,
     peer_fingerprint,
 )
-from p2v.model.errors import FingerprintMismatchError, PairingError, UnreachableError, UsageError
+from p2v.model.errors import (
+    FingerprintMismatchError,
+    P2VError,
+    PairingError,
+    UnreachableError,
+    UsageError,
+)
 from p2v.model.pairing import Code, PairingClient, format_fingerprint, parse_fingerprint
 from p2v.model.problem import error_of
 
@@ -119,11 +125,18 @@ def pair(address: Address, code: Code, expected: bytes | None = None) -> Credent
             if not isinstance(document, dict):
                 raise PairingError(server=address, problem="its answer makes no sense")
             if not answer.ok:
-                raise error_of(document)
+                raise _named(error_of(document), address)
             return document
 
         token = PairingClient(code, fingerprint, str(address)).run(post, socket.gethostname())
     return Credentials(fingerprint, token)
+
+
+def _named(error: P2VError, address: Address) -> P2VError:
+    """Return `error`; one of pairing names the address, which the converter does not know."""
+    if isinstance(error, PairingError):
+        return PairingError(server=address, problem=error.fields.get("problem", "it refuses"))
+    return error
 
 
 def _secret(variable: str, file: Path | None) -> str:
