@@ -15,9 +15,9 @@ from tests.e2e.sources import Disk, Spec, build
 
 
 @contextmanager
-def converting(data: Path) -> Iterator[Converter]:
+def converting(data: Path, log: Path | None = None) -> Iterator[Converter]:
     """Run a converter on `data`; it must end well, and its log must hold no traceback."""
-    converter = Converter(data)
+    converter = Converter(data, log)
     converter.start()
     try:
         yield converter

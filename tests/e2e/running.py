@@ -78,9 +78,9 @@ def wait_for(what: Callable[[], Any], timeout_s: float = 60.0, every_s: float = 
 class Converter:
     """`p2v serve` as a process. Killed and started again, it keeps its port and its data."""
 
-    def __init__(self, data: Path) -> None:
+    def __init__(self, data: Path, log: Path | None = None) -> None:
         self.data = data
-        self.log = data.with_name(data.name + ".log")
+        self.log = log or data.with_name(data.name + ".log")
         self.port = 0
         self.address = ""
         self.fingerprint = ""
