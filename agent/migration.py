@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from agent.capture.holes import without_holes
 from agent.capture.layout import Layout, prepare
 from agent.capture.source import Source
 from agent.stream.converter import Converter
@@ -89,7 +90,8 @@ class _Captured:
 
     def blocks(self) -> Iterator[Block]:
         return itertools.chain.from_iterable(
-            blocks(index, layout.pieces()) for index, layout in enumerate(self.layouts)
+            blocks(index, without_holes(layout.pieces(), source))
+            for index, (layout, source) in enumerate(zip(self.layouts, self.sources, strict=True))
         )
 
 

@@ -12,6 +12,7 @@ import errno
 import mmap
 import os
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
@@ -25,6 +26,7 @@ from p2v.model.units import MiB
 # medium error, protection error, target failure.
 _MEDIUM = (errno.EIO, errno.ENODATA, errno.EILSEQ, errno.EREMOTEIO)
 _GONE = (errno.ENXIO, errno.ENODEV, errno.ENOENT, errno.ESTALE)
+_NO_HOLES = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS)
 _BOUNCE = MiB
 
 
@@ -56,6 +58,7 @@ class Source:
         self.size = found.size
         self.logical_sector = found.logical_sector
         self.physical_sector = found.physical_sector
+        self._block = found.block
         self._real_size = found.size if found.block else os.fstat(self._fd).st_size
         self._align = max(found.logical_sector, mmap.PAGESIZE)
         self._bounce: mmap.mmap | None = None
@@ -113,6 +116,30 @@ class Source:
             with view[:present] as stored:
                 self._fill(offset, stored)
             view[present:] = bytes(len(view) - present)
+
+    def stored(self, offset: int, length: int) -> Iterator[tuple[int, int]]:
+        """Yield (start, end) of the parts of a range that are no holes, in order.
+
+        A block device, and a file system that cannot tell, say that everything is stored.
+        """
+        end = offset + length
+        while offset < end:
+            start = offset if self._block else self._seek(offset, os.SEEK_DATA, end)
+            if start >= end:
+                return
+            offset = end if self._block else min(end, self._seek(start, os.SEEK_HOLE, end))
+            yield start, offset
+
+    def _seek(self, offset: int, whence: int, end: int) -> int:
+        """Return where the file's next data or hole begins, `end` where there is none."""
+        try:
+            return os.lseek(self._fd, offset, whence)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                return end
+            if error.errno in _NO_HOLES:
+                return offset if whence == os.SEEK_DATA else end
+            raise
 
     def _fill(self, offset: int, view: memoryview) -> None:
         """Read in halves after an error, down to a sector, so that one bad sector costs little."""
