@@ -81,6 +81,7 @@ class Converter:
     def __init__(self, data: Path, log: Path | None = None) -> None:
         self.data = data
         self.log = log or data.with_name(data.name + ".log")
+        self.host = "127.0.0.1"
         self.port = 0
         self.address = ""
         self.fingerprint = ""
@@ -88,7 +89,7 @@ class Converter:
 
     def start(self) -> None:
         """Start it and wait until it says that it is ready."""
-        listen = ("--listen", f"127.0.0.1:{self.port}")
+        listen = ("--listen", f"{self.host}:{self.port}")
         with self.log.open("a") as log:
             self.process = subprocess.Popen(
                 [*P2V, "serve", "--data", str(self.data), *listen, "--json"],
@@ -108,7 +109,7 @@ class Converter:
         assert said, f"p2v serve did not start: {self.log.read_text()}"
         facts = json.loads(said)
         self.port, self.fingerprint = facts["port"], facts["fingerprint"]
-        self.address = f"https://127.0.0.1:{self.port}"
+        self.address = f"https://{self.host}:{self.port}"
 
     def kill(self) -> None:
         """End it as a loss of power would (SIGKILL)."""
@@ -163,15 +164,17 @@ class Agent:
     env: Mapping[str, str]
     address: str = ""
     started: list[subprocess.Popen[str]] = field(default_factory=list)
+    prefix: tuple[str, ...] = ()
+    """What the command line begins with: where it runs."""
 
     def run(self, *words: str | Path, timeout_s: float = RUN_S) -> Ended:
         """Run it to its end."""
-        return run([*P2V_AGENT, *words], self.env, timeout_s)
+        return run([*self.prefix, *P2V_AGENT, *words], self.env, timeout_s)
 
     def start(self, *words: str | Path) -> subprocess.Popen[str]:
         """Start it; the fixture ends it at the latest."""
         process = subprocess.Popen(
-            [*P2V_AGENT, *(str(word) for word in words)],
+            [*self.prefix, *P2V_AGENT, *(str(word) for word in words)],
             env=self.env,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

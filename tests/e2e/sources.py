@@ -89,7 +89,16 @@ def attached(
     finally:
         run(("partx", "-d", loop))
         tool("losetup", "-d", loop)
-        wait_for(lambda: str(path) not in tool("losetup", "-j", path))
+        wait_for(lambda: not _backs(path, loop))
+
+
+def _backs(path: Path, loop: str) -> bool:
+    """Whether the loop device still has the file: one that is held is let go of later."""
+    node = Path("/sys/block", loop.removeprefix("/dev/"), "loop", "backing_file")
+    try:
+        return node.read_text().strip() == str(path)
+    except OSError:
+        return False
 
 
 @contextmanager
