@@ -13,8 +13,9 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, TypeVar
 
 from agent.capture.holes import without_holes
 from agent.capture.layout import Layout, prepare
@@ -30,6 +31,7 @@ from p2v.model.errors import (
     P2VError,
     ReadFailedError,
     UnreachableError,
+    VerifyError,
 )
 from p2v.model.migration import Migration, MigrationState
 from p2v.model.plan import Plan
@@ -38,10 +40,14 @@ from p2v.wire.digestmap import expand_group
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 TICK_S = 0.25
 POLL_S = 1.0
 CANCEL_S = 5.0
 """How long the lanes may take to end after Ctrl-C; what they had sent is safe either way."""
+_SENT = (MigrationState.VERIFYING, MigrationState.COMMITTING, MigrationState.FINISHED)
+_SEND_AGAIN = (VerifyError.code, MigrationStateError.code)
 MAX_PASSES = 3
 """Passes over the disks: one, and one more each time the converter finds chunks damaged on its
 disk when it reads them back. If that happens twice its disk or memory is bad."""
@@ -119,26 +125,51 @@ def migrate(
     """
     begun = time.monotonic()
     if resume:
-        plan = _resumable(converter.get(resume)).plan
+        found = converter.get(resume)
+        plan = found.plan
+        if found.state in _SENT:
+            return _attach(converter, found, options(plan), watch, started)
+        if found.state.final:
+            raise MigrationStateError(
+                id=resume, state=found.state.value, problem="there is nothing to resume"
+            )
     with _open(plan) as captured:
         migration = converter.get(resume) if resume else converter.create(plan)
         started(migration)
         converter.lease(migration.id)
         run = _Run(converter, migration.id, captured, options(plan), watch, begun)
-        counters = run.to_the_end(compare=bool(resume))
+        migration, counters = run.to_the_end(compare=bool(resume))
         unreadable = _unreadable(plan, captured.sources)
         notes = tuple(note for layout in captured.layouts for note in layout.notes)
-    return Outcome(
-        converter.get(migration.id), counters, time.monotonic() - begun, notes, unreadable
-    )
+    return Outcome(migration, counters, time.monotonic() - begun, notes, unreadable)
 
 
-def _resumable(migration: Migration) -> Migration:
-    if migration.state in (MigrationState.RECEIVING, MigrationState.PAUSED):
-        return migration
-    raise MigrationStateError(
-        id=migration.id, state=migration.state.value, problem="there is nothing to resume"
+def _attach(
+    converter: Converter,
+    migration: Migration,
+    options: Options,
+    watch: Watch,
+    started: Callable[[Migration], None],
+) -> Outcome:
+    """Wait for the end of a migration of which all was sent already; its disks aren't needed."""
+    started(migration)
+    begun = time.monotonic()
+    closed = _Captured([], [Layout(disk.size) for disk in migration.plan.disks])
+    migration = _Run(converter, migration.id, closed, options, watch, begun).wait()
+    if migration.state is not MigrationState.FINISHED:
+        raise _reason(migration)
+    report = migration.report
+    notes = tuple(str(note) for note in report.get("notes", ()))
+    unreadable = tuple(
+        ReadFailedError(disk=each["disk"], bytes=each["bytes"], count=each["count"])
+        for each in report.get("unreadable", ())
     )
+    return Outcome(migration, Counters(), time.monotonic() - begun, notes, unreadable)
+
+
+def _reason(migration: Migration) -> P2VError:
+    """Return why a migration did not finish."""
+    return error_of({"type": migration.problem_code or "failed", "detail": migration.problem})
 
 
 @contextlib.contextmanager
@@ -180,19 +211,47 @@ class _Run:
         self._begun = begun
         self._codec = ""
 
-    def to_the_end(self, *, compare: bool) -> Counters:
+    def to_the_end(self, *, compare: bool) -> tuple[Migration, Counters]:
         """Send passes until the converter has committed; return the last one's counters."""
         for number in range(MAX_PASSES):
             counters = self._pass(self._known if compare or number else None)
-            self._converter.complete(self._id, self._report(counters))
-            migration = self._await_commit(counters)
+            migration = self._complete(counters)
             if migration.state is MigrationState.FINISHED:
-                return counters
-            if migration.problem_code != "verify-failed":
+                return migration, counters
+            if migration.state.final or migration.problem_code not in _SEND_AGAIN:
                 break
             log.warning("%s; sending those chunks again", migration.problem)
-            self._converter.lease(self._id)
-        raise error_of({"type": migration.problem_code or "failed", "detail": migration.problem})
+            self._patiently(partial(self._converter.lease, self._id))
+        raise _reason(migration)
+
+    def wait(self) -> Migration:
+        """Wait for the end of a migration of which all was sent before."""
+        self._patiently(partial(self._converter.complete, self._id, {}))
+        return self._await_commit(Counters())
+
+    def _complete(self, counters: Counters) -> Migration:
+        """Hand over to the converter; return the migration once it needs us no more, or again."""
+        report = self._report(counters)
+        try:
+            self._patiently(partial(self._converter.complete, self._id, report))
+        except MigrationStateError as error:
+            # It was killed before it could keep what it had told another agent, or us.
+            migration = self._patiently(partial(self._converter.get, self._id))
+            if migration.state.final or migration.state in _SENT:
+                raise
+            return replace(migration, problem=str(error), problem_code=error.code)
+        return self._await_commit(counters)
+
+    def _patiently(self, action: Callable[[], T]) -> T:
+        """Call `action`, again and again while the converter is away, but not for ever."""
+        deadline = time.monotonic() + self._options.patience_s
+        while True:
+            try:
+                return action()
+            except UnreachableError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(POLL_S)
 
     def _pass(self, known: Known | None) -> Counters:
         transfer = Transfer(
@@ -258,16 +317,8 @@ class _Run:
 
     def _await_commit(self, counters: Counters) -> Migration:
         """Return the migration once it is finished, failed or waits for chunks."""
-        deadline = time.monotonic() + self._options.patience_s
         while True:
-            try:
-                migration = self._converter.get(self._id)
-            except UnreachableError:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(POLL_S)
-                continue
-            deadline = time.monotonic() + self._options.patience_s
+            migration = self._patiently(partial(self._converter.get, self._id))
             self._tell(migration.state.value, self._captured.total, counters, migration.problem)
             if migration.state.final or migration.state is MigrationState.PAUSED:
                 return migration

@@ -62,7 +62,10 @@ class Converter(Protocol):
         """Open a data connection for it."""
 
     def complete(self, id: str, report: dict[str, Any]) -> None:  # noqa: A002
-        """Say that everything was sent; the converter verifies and commits."""
+        """Say that everything was sent; the converter verifies and commits.
+
+        Repeating it is harmless, and makes a converter go on that was cut off in between.
+        """
 
     def close(self) -> None:
         """Give the lease back and close."""

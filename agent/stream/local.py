@@ -72,7 +72,7 @@ class LocalConverter:
 
     def complete(self, id: str, report: dict[str, Any]) -> None:  # noqa: A002
         """Verify and commit; returns when that is done."""
-        self._migrations.complete(id, self._leases[id], report)
+        self._migrations.complete(id, self._leases.get(id, ""), report)
 
     def close(self) -> None:
         """Make durable what was received and close everything."""

@@ -16,9 +16,10 @@ import socket
 import ssl
 import threading
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import requests
@@ -50,8 +51,14 @@ REQUEST_TIMEOUT_S = 60.0
 SEND_TIMEOUT_S = 60.0
 FLUSH_TIMEOUT_S = 900.0
 """A flush waits for the converter's disk; a slow one with a full write cache takes minutes."""
+RELEASE_TIMEOUT_S = 3.0
+"""Giving a lease back saves the next agent a wait of seconds; it is not worth a longer one here."""
 USER_TIMEOUT_MS = 30_000
 HEARTBEAT_S = 5.0
+SERVICE_UNAVAILABLE = 503
+NO_LEASE = "none"
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,15 +209,22 @@ class RemoteConverter:
 
     def connect(self, id: str) -> Connection:  # noqa: A002
         """Open a data connection; takes the lease anew if the converter no longer knows it."""
-        lease = self._leases[id]
+        return self._leased(id, partial(self._connect, id))
+
+    def _leased(self, migration: str, action: Callable[[str], T]) -> T:
+        """Call `action` with the lease, and again with a new one if that one is worth nothing.
+
+        The converter forgets leases when it is started anew.
+        """
+        lease = self._leases.get(migration, NO_LEASE)
         try:
-            return self._connect(id, lease)
+            return action(lease)
         except MigrationStateError:
             with self._lock:
-                if self._leases[id] == lease:
-                    self._take_lease(id)
-                lease = self._leases[id]
-            return self._connect(id, lease)
+                if self._leases.get(migration, NO_LEASE) == lease:
+                    self._take_lease(migration)
+                lease = self._leases[migration]
+            return action(lease)
 
     def _connect(self, migration: str, lease: str) -> Connection:
         stream = _dial(self._address, self._context)
@@ -230,7 +244,7 @@ class RemoteConverter:
             send_message(stream, hello)
             answer = receive_message(stream)
             if "error" in answer:
-                raise error_of(answer["error"])
+                raise self._refusal(answer["error"])
             read_welcome(answer)
         except OSError as error:
             stream.close()
@@ -242,11 +256,19 @@ class RemoteConverter:
 
     def complete(self, id: str, report: dict[str, Any]) -> None:  # noqa: A002
         """Say that everything was sent."""
-        body = {"lease": self._leases[id], "report": report}
-        self._call("POST", f"/migrations/{id}/complete", body)
+
+        def post(lease: str) -> None:
+            body = {"lease": lease, "report": report}
+            self._call("POST", f"/migrations/{id}/complete", body)
+
+        self._leased(id, post)
 
     def close(self) -> None:
-        """Close the control connections; the lease ends with its connections."""
+        """Give the leases back, as far as the converter can be told, and close."""
+        for migration, lease in self._leases.items():
+            with contextlib.suppress(P2VError):
+                path = f"/migrations/{migration}/release"
+                self._request("POST", path, {"lease": lease}, RELEASE_TIMEOUT_S)
         self._session.close()
 
     def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -255,12 +277,16 @@ class RemoteConverter:
         return document if isinstance(document, dict) else {"items": document}
 
     def _request(
-        self, method: str, path: str, body: dict[str, Any] | None = None
+        self,
+        method: str,
+        path: str,
+        body: dict[str, Any] | None = None,
+        timeout_s: float = REQUEST_TIMEOUT_S,
     ) -> requests.Response:
         url = f"{self._address}/api/v1{path}"
-        timeout = (CONNECT_TIMEOUT_S, REQUEST_TIMEOUT_S)
+        timeouts = (min(CONNECT_TIMEOUT_S, timeout_s), timeout_s)
         try:
-            answer = self._session.request(method, url, json=body, timeout=timeout)
+            answer = self._session.request(method, url, json=body, timeout=timeouts)
         except requests.exceptions.SSLError as error:
             raise self._tls_error(error) from error
         except requests.exceptions.RequestException as error:
@@ -271,7 +297,18 @@ class RemoteConverter:
             document = json.loads(answer.content)
         except ValueError:
             document = {"detail": f"{self._address} answers {answer.status_code}"}
-        raise error_of(document if isinstance(document, dict) else {})
+        raise self._refusal(document, answer.status_code)
+
+    def _refusal(self, document: object, status: int = 0) -> P2VError:
+        """Return the error that a problem document describes.
+
+        A converter that is starting or stopping, or whose database is busy, is away for a while.
+        """
+        known = document if isinstance(document, dict) else {}
+        if known.get("status", status) == SERVICE_UNAVAILABLE:
+            problem = str(known.get("detail", "it is busy")).rstrip(".")
+            return UnreachableError(server=self._address, problem=problem)
+        return error_of(known)
 
     def _tls_error(self, error: Exception) -> P2VError:
         actual = peer_fingerprint(self._address)

@@ -23,7 +23,10 @@ _ETHERNET = 14
 
 
 class Network:
-    """`agent` and `converter` are the ends' addresses; `loss` is between 0 and 1, and may change."""
+    """A cable with an end for the agent and one for the converter, whose address is `converter`.
+
+    `loss` is the share of packets that is lost, and may be changed at any time.
+    """
 
     def __init__(self, seed: int) -> None:
         self.loss = 0.0
