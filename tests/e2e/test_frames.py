@@ -135,9 +135,7 @@ class Client:
             while kind == DURABLE:
                 kind, _, text = message(stream)
             assert kind == ERROR
-            # It waits for this, for a moment, so that a reset does not overtake what it said.
-            socket.socket.shutdown(stream, socket.SHUT_WR)
-            assert stream.recv(1) == b""
+            assert_closed(stream)
         return json.loads(text)
 
     def missing(self) -> int:
@@ -167,6 +165,12 @@ def message(stream: ssl.SSLSocket) -> tuple[int, int, bytes]:
     magic, version, kind, reserved, sequence, length, crc = struct.unpack("<4sBBHQII", head)
     assert (magic, version, reserved, crc) == (b"P2VA", 1, 0, crc32c(head[:20]))
     return kind, sequence, exactly(stream, length)
+
+
+def assert_closed(stream: ssl.SSLSocket) -> None:
+    """The converter ends the connection, once it can be sure that its last words were read."""
+    socket.socket.shutdown(stream, socket.SHUT_WR)
+    assert stream.recv(1) == b""
 
 
 @pytest.fixture
@@ -246,7 +250,7 @@ def test_a_bad_hello_is_refused_with_the_reason(client, facts, code):
         answer = client.hello(stream, **facts)
         assert answer["error"]["type"] == code, answer
         assert answer["error"]["detail"]
-        assert stream.recv(1) == b""
+        assert_closed(stream)
 
 
 @pytest.mark.parametrize(
