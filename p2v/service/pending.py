@@ -7,11 +7,15 @@ from p2v.model.extent import Extent
 from p2v.wire.chunk import GROUP_CHUNKS, chunk_length, zero_digest
 from p2v.wire.digestmap import DigestMap
 
+LONG_RUN = 256
+"""Chunks from which on a run of zeros is kept as an extent: few enough fit between checkpoints for
+them to be searched with every frame."""
+
 
 class Pending:
     """Digests of a disk that wait for a checkpoint. Not thread-safe.
 
-    A chunk has one digest at most: `drop` comes before every `add`. Whole groups of zeros are kept
+    A chunk has one digest at most: `drop` comes before every `add`. Longer runs of zeros are kept
     as extents (of chunks), so that terabytes of them cost nothing.
     """
 
@@ -28,17 +32,11 @@ class Pending:
 
     def add_zeros(self, first: int, count: int, size: int) -> None:
         """Note chunks of a disk of `size` bytes as zeros."""
-        stop = first + count
-        inner = -(-first // GROUP_CHUNKS) * GROUP_CHUNKS
-        outer = stop // GROUP_CHUNKS * GROUP_CHUNKS
-        if inner < outer:
-            self.zeros.append(Extent(inner, outer - inner))
-            edges = (range(first, inner), range(outer, stop))
-        else:
-            edges = (range(first, stop), range(0))
-        for edge in edges:
-            for chunk in edge:
-                self.chunks[chunk] = zero_digest(chunk_length(chunk, size))
+        if count >= LONG_RUN:
+            self.zeros.append(Extent(first, count))
+            return
+        for chunk in range(first, first + count):
+            self.chunks[chunk] = zero_digest(chunk_length(chunk, size))
 
     def drop(self, first: int, count: int) -> None:
         """Forget the digests of a range, walking whichever is shorter: the range or the notes."""
@@ -57,9 +55,19 @@ class Pending:
 
     def record(self, digests: DigestMap) -> None:
         """Write all notes into the map. Repeating it is harmless."""
+        groups = {chunk // GROUP_CHUNKS for chunk in self.chunks}
+        for extent in self.zeros:
+            groups.update(_partial_groups(extent, digests.chunks))
+        digests.itemise(groups)
         for extent in self.zeros:
             digests.record_zero(extent.offset, extent.length)
         digests.record(sorted(self.chunks.items()))
+
+
+def _partial_groups(extent: Extent, chunks: int) -> set[int]:
+    """Return the groups that an extent covers in part, on a disk of so many chunks."""
+    edges = {extent.offset, extent.end} - {chunks}
+    return {edge // GROUP_CHUNKS for edge in edges if edge % GROUP_CHUNKS}
 
 
 def _without(extents: list[Extent], first: int, stop: int) -> list[Extent]:

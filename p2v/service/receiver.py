@@ -36,10 +36,10 @@ from p2v.model.errors import (
 from p2v.model.plan import Plan
 from p2v.model.units import KiB, MiB
 from p2v.service import verification
-from p2v.service.pending import Pending
+from p2v.service.pending import LONG_RUN, Pending
 from p2v.service.room import Room
 from p2v.wire import pages
-from p2v.wire.chunk import CHUNK_SIZE, GROUP_CHUNKS, digest, group_count
+from p2v.wire.chunk import CHUNK_SIZE, digest, group_count
 from p2v.wire.codec import Buffer, Decoder
 from p2v.wire.digestmap import DigestMap
 from p2v.wire.frame import Frame, Kind, WireCodec
@@ -313,7 +313,7 @@ class Receiver:
             disk.image.zero(frame.offset, frame.length)
             with self._lock:
                 disk.pending.add_zeros(first, count, disk.map.size)
-                self._since += min(count, GROUP_CHUNKS) * ZERO_WEIGHT
+                self._since += min(count, LONG_RUN) * ZERO_WEIGHT
                 self.stats.zero += frame.length
 
     def _write(

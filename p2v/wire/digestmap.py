@@ -21,6 +21,7 @@ of an empty 8 TiB disk is 12 KiB. Nothing is held in memory but the groups' byte
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 import threading
@@ -158,10 +159,15 @@ class DigestMap:
                     run.clear()
                 if not run:
                     start = index
-                self._need_entries(index // GROUP_CHUNKS)
+                self._itemise([index // GROUP_CHUNKS])
                 run += digest
             if run:
                 self._put(self._entries_at + start * DIGEST_SIZE, run)
+
+    def itemise(self, numbers: Iterable[int]) -> None:
+        """Prepare groups for digests of single chunks; one sync for all, instead of one each."""
+        with self._lock:
+            self._itemise(numbers)
 
     def record_zero(self, first: int, count: int) -> None:
         """Set `count` chunks from `first` on to the digest of zeros; whole groups cost a byte."""
@@ -221,7 +227,7 @@ class DigestMap:
                 if first == group_first and part_stop == group_stop:
                     self._set_state(number, state)
                 elif self._states[number] != state:
-                    self._need_entries(number)
+                    self._itemise([number])
                     self._write_uniform(first, part_stop, state)
                 first = part_stop
 
@@ -229,19 +235,33 @@ class DigestMap:
         self._states[number] = state
         self._put(_PAGE + number, bytes([state]))
 
-    def _need_entries(self, number: int) -> None:
-        """Give a uniform group its entries.
+    def _itemise(self, numbers: Iterable[int]) -> None:
+        """Give uniform groups their entries.
 
-        They are durable before its byte says that they count: after a crash in between, stale
-        entries of an earlier life of the group must not come back as digests.
+        They are durable before the groups' bytes say that they count: after a crash in between,
+        stale entries of an earlier life of a group must not come back as digests. Where the file
+        has a hole there was no such life.
         """
-        state = GroupState(self._states[number])
-        if state is GroupState.ENTRIES:
-            return
-        first, last = self._bounds(number)
-        self._write_uniform(first, last, state)
-        self.sync()
-        self._set_state(number, GroupState.ENTRIES)
+        uniform = [number for number in numbers if self._states[number] != GroupState.ENTRIES]
+        written = False
+        for number in uniform:
+            first, last = self._bounds(number)
+            state = GroupState(self._states[number])
+            if state is GroupState.ZERO or not self._is_hole(first, last):
+                self._write_uniform(first, last, state)
+                written = True
+        if written:
+            self.sync()
+        for number in uniform:
+            self._set_state(number, GroupState.ENTRIES)
+
+    def _is_hole(self, first: int, stop: int) -> bool:
+        """Whether these entries were never written, as far as the file system can tell."""
+        start, end = (self._entries_at + index * DIGEST_SIZE for index in (first, stop))
+        try:
+            return os.lseek(self._fd, start, os.SEEK_DATA) >= end
+        except OSError as error:
+            return error.errno == errno.ENXIO
 
     def _write_uniform(self, first: int, stop: int, state: GroupState) -> None:
         if state is GroupState.UNKNOWN:
