@@ -77,21 +77,39 @@ def _differing(image: ImageReader, digests: DigestMap, number: int) -> list[int]
     expected = expand_group(body, number, size)
     if expected is None:
         return list(range(first, first + count))
+    zeros = expand_group(bytes([GroupState.ZERO]), number, size) or b""
     buffer = bytearray(CHUNK_SIZE)
     bad = []
-    for at in range(count):
-        length = chunk_length(first + at, size)
-        wanted = expected[at * DIGEST_SIZE : (at + 1) * DIGEST_SIZE]
-        zero = wanted == zero_digest(length)
+    at = 0
+    while at < count:
         if not stored[at]:
-            good = zero
-        else:
-            view = memoryview(buffer)[:length]
-            image.readinto((first + at) * CHUNK_SIZE, view)
-            good = native.is_zero(view) if zero else digest(view) == wanted
-        if not good:
+            found = stored.find(1, at)
+            stop = count if found < 0 else found
+            bad += [first + index for index in _unlike(expected, zeros, at, stop)]
+            at = stop
+            continue
+        view = memoryview(buffer)[: chunk_length(first + at, size)]
+        image.readinto((first + at) * CHUNK_SIZE, view)
+        wanted = expected[at * DIGEST_SIZE : (at + 1) * DIGEST_SIZE]
+        zero = wanted == zero_digest(len(view))
+        if not (native.is_zero(view) if zero else digest(view) == wanted):
             bad.append(first + at)
+        at += 1
     return bad
+
+
+def _unlike(expected: bytes, zeros: bytes, start: int, stop: int) -> list[int]:
+    """Return which digests from `start` to `stop` differ; usually none, so first as a whole."""
+    low, high = start * DIGEST_SIZE, stop * DIGEST_SIZE
+    if expected[low:high] == zeros[low:high]:
+        return []
+    return [
+        index
+        for index in range(start, stop)
+        if not expected.startswith(
+            zeros[index * DIGEST_SIZE : (index + 1) * DIGEST_SIZE], index * DIGEST_SIZE
+        )
+    ]
 
 
 def _stored(image: ImageReader, number: int, count: int, size: int) -> bytearray:
