@@ -10,7 +10,7 @@ import itertools
 
 import pytest
 
-from p2v.model.units import GiB, MiB
+from p2v.model.units import MiB
 from tests.e2e import images
 from tests.e2e.sources import WITH_FILES, Spec, assert_same_volumes, attached, digest_of
 
@@ -29,11 +29,11 @@ SPECS = {
     for spec in (
         Spec("gpt", 512, "gpt", (("vfat", 48), *_REST), rest=7 * 512),
         Spec("gpt4k", 4096, "gpt", (("vfat", 288), *_REST), rest=3 * 4096),
-        Spec("mbr", 512, "dos", (("vfat", 48), *_REST), logical=3, rest=4 * GiB),
+        Spec("mbr", 512, "dos", (("xfs", 4300), ("vfat", 48), *_REST), logical=3, rest=512),
         Spec("mbr4k", 4096, "dos", (("vfat", 288), *_REST), logical=2, rest=4096),
         *(
             Spec(f"bare-{kind}{name}", sector, "", ((kind, 0),), rest=size * MiB + 5 * sector)
-            for kind, size in (*_REST, ("vfat", 300), ("random", 5), ("blank", 1500))
+            for kind, size in (*_REST, ("vfat", 300), ("random", 5), ("blank", 300))
             for name, sector in (("", 512), ("4k", 4096))
         ),
         Spec("one-sector", 512, "", (("random", 0),), rest=512),
@@ -49,7 +49,7 @@ QUICK = {  # by mode, what the default run takes
     "used": {("gpt4k", "vhdx"), ("mbr", "qcow2"), ("bare-xfs", "qcow2z"), ("bare-blank", "vhdx")},
     "all": {
         ("gpt4k", "qcow2z"),
-        ("mbr", "vhdx"),
+        ("gpt", "vhdx"),
         ("bare-random4k", "vhdx"),
         ("one-sector", "qcow2"),
     },
