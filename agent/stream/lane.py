@@ -170,7 +170,7 @@ class Lane:
             tally.wire = sum(HEADER_SIZE + len(payload) for _, payload in frames)
             shared.limiter.take(tally.wire, shared.stop)
             connection.send(frames)
-        shared.policy.observe(encoded - start, time.monotonic() - encoded, tally.sent)
+        shared.policy.observe(encoded - start, time.monotonic() - encoded, tally.sent, tally.wire)
         self._unsure.append((self._sequence, block))
         shared.counters.add(tally)
 

@@ -3,7 +3,8 @@
 
 `auto` climbs a ladder of zstd levels and looks at the rate of source bytes. Where the lanes spend
 their time says which way to try: waiting for the network, a higher level sends less; compressing,
-a lower one is faster. A step that made the stream slower is taken back and not tried again for a
+a lower one is faster. Where compression gains nothing a lower one is as good. A step up that did
+not make the stream faster, or down that made it slower, is taken back and not tried again for a
 while, longer each time. So a loopback or 10 Gbit/s line ends uncompressed or at a fast level, a
 100 Mbit/s line at a high one, and neither needs to be told.
 
@@ -34,7 +35,9 @@ WINDOW_S = 0.5
 HOLD_S = 4.0
 MAX_HOLD_S = 120.0
 GAIN = 1.03
-"""A step counts as faster from 3 % on; below is noise."""
+"""A step counts as faster or slower from 3 % on; below is noise."""
+USELESS = 0.97
+"""From this share of the source on the wire on, compression is not worth its time."""
 
 _FIXED = {
     Codec.ZSTD: (WireCodec.ZSTD, 1),
@@ -45,11 +48,12 @@ _FIXED = {
 
 @dataclass(slots=True)
 class Sample:
-    """What lanes measured: seconds spent encoding and sending, and the source bytes handled."""
+    """What lanes measured: seconds spent encoding and sending; bytes of source, and on the wire."""
 
     encode_s: float = 0.0
     send_s: float = 0.0
     source: int = 0
+    wire: int = 0
 
 
 class Policy:
@@ -67,8 +71,8 @@ class Policy:
         """The codec and level to use now."""
         return self._fixed or LADDER[self._climber.rung]
 
-    def observe(self, encode_s: float, send_s: float, source: int) -> None:
-        """Add what a lane has measured for one block."""
+    def observe(self, encode_s: float, send_s: float, source: int, wire: int) -> None:
+        """Add what a lane has measured for one block; bytes of source and on the wire."""
         if self._fixed is not None:
             return
         with self._lock:
@@ -76,6 +80,7 @@ class Policy:
             sample.encode_s += encode_s
             sample.send_s += send_s
             sample.source += source
+            sample.wire += wire
             now = time.monotonic()
             if now - self._since >= WINDOW_S:
                 self._climber.step(now, sample, now - self._since)
@@ -98,11 +103,12 @@ class Climber:
         if self._before is not None:
             rung, old_rate = self._before
             self._before = None
-            if rate < old_rate * GAIN:
+            if rate < (old_rate * GAIN if self.rung > rung else old_rate / GAIN):
                 self._hold(self.rung, now)
                 self.rung = rung
                 return
-        direction = _direction(sample)
+        useless = self.rung > 0 and sample.wire > USELESS * sample.source
+        direction = -1 if useless else _direction(sample)
         target = self.rung + direction
         if direction and 0 <= target < len(LADDER) and now >= self._until.get(target, 0.0):
             self._before = (self.rung, rate)
