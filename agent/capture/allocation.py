@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Which blocks of a file system are in use, by partclone's map, where that may be believed.
+"""Which blocks of a file system are in use, by its own tool or partclone, where to be believed.
 
 A file system that needs recovery keeps data in blocks that its own bitmap still calls free: an
 fsynced file whose transaction is only in the journal is one. Its map is refused and every block
@@ -11,11 +11,12 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from agent import tools
+from agent.capture import freespace
 from agent.capture.chunkset import ChunkSet
 from agent.capture.loop import read_only_loop
 from agent.device import drop_cache, is_block, partition_node
@@ -108,12 +109,43 @@ def _map(path: Path, offset: int, size: int, content: str) -> Allocation:
         return _everything(offset, size, state.unclean)
     if state is not None and state.shared:
         return _everything(offset, size, "it spans several devices")
+    with _device(path, node, offset, size) as volume:
+        if content in (listers := freespace.listers()):
+            with suppress(ToolError):  # partclone has the last word
+                return _without_free(listers[content](volume), offset, size)
+        return _by_partclone(content, volume, bool(mounted), offset, size)
+
+
+def _without_free(free: freespace.Free, offset: int, size: int) -> Allocation:
+    """Return as used all that is not listed as free."""
+    chunks = ChunkSet(offset, size)
+    chunks.fill()
+    used = size
+    for start, length in _joined(free):
+        if start + length > size:
+            raise ToolError(tool="the file system", problem="it is larger than its partition")
+        chunks.drop(offset + start, length)
+        used -= length
+    return Allocation(offset, size, used, chunks)
+
+
+def _joined(free: freespace.Free) -> freespace.Free:
+    """Yield the ranges, with those joined that follow one another: groups end inside chunks."""
+    start, length = next(free, (0, 0))
+    for at, count in free:
+        if at == start + length:
+            length += count
+            continue
+        yield start, length
+        start, length = at, count
+    if length:
+        yield start, length
+
+
+def _by_partclone(content: str, device: Path, mounted: bool, offset: int, size: int) -> Allocation:
     argv = [_PROGRAMS[content], "-D", "-q", *(["-F"] if mounted else []), "-L", "/dev/null"]
     chunks = ChunkSet(offset, size)
-    with (
-        _device(path, node, offset, size) as device_path,
-        tools.output([*argv, "-o", "-", "-s", str(device_path)]) as lines,
-    ):
+    with tools.output([*argv, "-o", "-", "-s", str(device)]) as lines:
         used = read_map(lines, chunks, offset, size)
     return Allocation(offset, size, used, chunks)
 

@@ -42,6 +42,29 @@ class ChunkSet:
             self._bits[start >> 3] |= 1 << (start & 7)
             start += 1
 
+    def fill(self) -> None:
+        """Put in every chunk."""
+        self._bits = bytearray(b"\xff" * len(self._bits))
+        for index in range(self.count, len(self._bits) * 8):
+            self._bits[index >> 3] &= ~(1 << (index & 7)) & 0xFF
+
+    def drop(self, offset: int, length: int) -> None:
+        """Take out the chunks that lie wholly within the bytes; those within the set's range."""
+        start = -(-offset // CHUNK_SIZE) - self.first
+        end = (offset + length) // CHUNK_SIZE - self.first
+        if start < 0 or end > self.count or length <= 0:
+            raise ValueError(f"{length} bytes at {offset} are outside the set")
+        while start < end and start & 7:
+            self._bits[start >> 3] &= ~(1 << (start & 7)) & 0xFF
+            start += 1
+        whole = (end - start) >> 3
+        if whole > 0:
+            self._bits[start >> 3 : (start >> 3) + whole] = bytes(whole)
+            start += whole << 3
+        while start < end:
+            self._bits[start >> 3] &= ~(1 << (start & 7)) & 0xFF
+            start += 1
+
     def runs(self) -> Iterator[tuple[int, int]]:
         """Yield the first chunk and the length in chunks of every run, in order."""
         start: int | None = None
