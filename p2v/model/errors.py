@@ -34,7 +34,14 @@ class P2VError(Exception):
     @property
     def way_out(self) -> str:
         """What the user can do next; empty where the message already says so."""
-        return self.hint.format(**self.fields)
+        return self.hint.format_map(_Facts(self.fields))
+
+
+class _Facts(dict[str, Any]):
+    """The fields of an error; those that a converter of another version left out are unknown."""
+
+    def __missing__(self, name: str) -> str:
+        return "?"
 
 
 class UsageError(P2VError):

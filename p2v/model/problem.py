@@ -13,6 +13,7 @@ class RemoteError(P2VError):
     """A failure that the converter reports with a code that this agent does not know."""
 
     code = "remote"
+    hint = "{hint}"
 
 
 def problem_document(error: P2VError) -> dict[str, Any]:
@@ -38,6 +39,8 @@ def error_of(document: Mapping[str, Any]) -> P2VError:
     error = known.__new__(known)
     Exception.__init__(error, str(document.get("detail", "the converter gave no reason")))
     error.fields = dict(fields) if isinstance(fields, Mapping) else {}
+    if known is RemoteError:
+        error.fields["hint"] = str(document.get("hint", ""))
     return error
 
 
