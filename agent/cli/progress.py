@@ -176,7 +176,7 @@ class Bar:
 
 
 def figures(state: State, rate: float, left: float | None) -> str:
-    """Return the figures beside the bar, within 45 columns."""
+    """Return the figures beside the bar, within 55 columns."""
     counters = state.counters
     if state.phase != "full":
         return f"{format_size(state.total)} received"
