@@ -28,15 +28,17 @@ _UNBORN = b"p2v new\0"
 _LOG = Extent(MiB, MiB)
 _METADATA = Extent(2 * MiB, MiB)
 _BAT_OFFSET = 3 * MiB
-_DEFAULT_BAT = 16 * MiB
+_DEFAULT_BAT = 64 * MiB
 
 
 def default_block_size(size: int) -> int:
-    """Return the block size for a disk: 2 MiB, and larger where the table would pass 16 MiB.
+    """Return the block size for a disk: 1 MiB, and larger where the table would pass 64 MiB.
 
-    Blocks are stored whole, so that small ones keep a thin disk small.
+    Blocks are stored whole, so small ones keep a thin disk small: a new 8 TiB ext4 spreads 1.1 GiB
+    of metadata so far that 4 MiB blocks made a file of 16 GiB. It is also what Microsoft advises
+    for Linux guests (Best Practices for running Linux on Hyper-V: BlockSizeBytes 1MB).
     """
-    block_size = 2 * MiB
+    block_size = MiB
     while -(-size // block_size) * c.BAT_ENTRY.size > _DEFAULT_BAT:
         block_size *= 2
     return block_size
