@@ -48,6 +48,15 @@ class Entry:
                 self._receiver = self._receivers.resume(self._folder, self._plan)
             return self._receiver
 
+    def renew(self) -> None:
+        """Close a receiver that failed, so that the next use opens it anew; nobody may be sending.
+
+        What it held since its last checkpoint is lost to it, and will be sent again.
+        """
+        with self.reading:
+            if self._receiver is not None and self._receiver.failed:
+                self.close()
+
     def close(self) -> None:
         """Close the receiver if it is open; nobody may be sending."""
         with self.reading:

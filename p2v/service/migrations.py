@@ -145,7 +145,10 @@ class Migrations:
             MigrationBusyError: another agent has it.
             MigrationStateError: the migration takes no data any more.
         """
-        return self._entry(self._expect(id, _OPEN)).lease.take(agent)
+        entry = self._entry(self._expect(id, _OPEN))
+        lease = entry.lease.take(agent)
+        entry.renew()
+        return lease
 
     def heartbeat(self, id: str, lease: str) -> Migration:
         """Keep a lease for a while more; return the migration as it stands.
@@ -184,8 +187,10 @@ class Migrations:
         return receiver
 
     def leave(self, id: str, lease: str, hang_up: HangUp | None = None) -> None:
-        """Count a data connection out."""
-        self._entry(self.get(id)).lease.leave(hang_up)
+        """Count a data connection out; never fails, not even for want of the database."""
+        with self._lock:
+            entry = self._entries[id]
+        entry.lease.leave(hang_up)
 
     def paused(self, id: str, problem: P2VError | str) -> None:
         """Note that no data can be taken for now, and why."""

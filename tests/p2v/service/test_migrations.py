@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 from __future__ import annotations
 
+import errno
 import json
 import os
 import threading
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from p2v.model.errors import (
+    ImageError,
     MigrationBusyError,
     MigrationStateError,
     NoRoomError,
@@ -390,3 +392,28 @@ def test_counters_outlive_the_receiver(migrations, sent):
     migrations.complete(name, lease, {})
     assert migrations.counters()["wire_bytes"] == len(disk)
     assert migrations.progress(name)["verified_bytes"] == len(disk)
+
+
+def test_an_image_that_could_not_be_made_durable_is_opened_anew_for_the_next_agent(
+    migrations, make_plan, send_all, monkeypatch
+):
+    def broken(_fd) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    name = migrations.create(make_plan(), "tests").id
+    lease = migrations.lease(name, "agent-a")
+    receiver = migrations.join(name, lease)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fdatasync", broken)
+        with pytest.raises(ImageError):
+            send_all(receiver)
+    migrations.leave(name, lease)
+    lease = migrations.lease(name, "agent-a")
+    again = migrations.join(name, lease)
+    assert again is not receiver and again.missing(0) == 3
+    disk = send_all(again)
+    migrations.leave(name, lease)
+    migrations.complete(name, lease, {})
+    found = migrations.get(name)
+    assert found.state is MigrationState.FINISHED
+    assert Path(found.images[0]).read_bytes() == disk
