@@ -34,7 +34,7 @@ from p2v.model.errors import (
     VerifyError,
 )
 from p2v.model.migration import Migration, MigrationState
-from p2v.model.plan import Plan
+from p2v.model.plan import Codec, Plan
 from p2v.model.problem import error_of
 from p2v.wire.digestmap import expand_group
 
@@ -102,8 +102,10 @@ class _Captured:
 
 
 def default_options(plan: Plan) -> Options:
-    """Return the options that the plan asks for."""
-    return Options(codec=plan.codec, bwlimit=plan.bwlimit)
+    """Return the options that the plan asks for; a compressed image is made of zstd frames."""
+    auto = plan.codec is Codec.AUTO
+    codec = Codec.ZSTD if auto and plan.compress_image else plan.codec
+    return Options(codec=codec, bwlimit=plan.bwlimit)
 
 
 def migrate(

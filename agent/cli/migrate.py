@@ -9,11 +9,12 @@ import getpass
 import json
 import logging
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from agent.cli.plan_options import add_plan_options, choices_from, plan_from, read_plan
 from agent.cli.progress import format_time, make_display
-from agent.migration import Outcome, migrate
+from agent.migration import Outcome, default_options, migrate
 from agent.plan import Choices
 from agent.stream.converter import Converter
 from agent.stream.transfer import Options
@@ -103,10 +104,10 @@ def _refuse_live(plan: Plan) -> None:
 
 
 def _options(args: argparse.Namespace, plan: Plan) -> Options:
-    codec = plan.codec
-    if codec is Codec.AUTO and args.to is not None and not plan.compress_image:
-        codec = Codec.NONE  # nothing to be saved on the way to a folder
-    return Options(codec=codec, bwlimit=plan.bwlimit, lanes=args.connections)
+    options = default_options(plan)
+    if options.codec is Codec.AUTO and args.to is not None:
+        options = replace(options, codec=Codec.NONE)  # nothing to be saved on the way to a folder
+    return replace(options, lanes=args.connections)
 
 
 def _converter(args: argparse.Namespace) -> Converter:

@@ -6,7 +6,6 @@ The folder is laid out like a converter's data folder, so `p2v serve --data DIR`
 
 from __future__ import annotations
 
-import fcntl
 import os
 import threading
 from collections.abc import Sequence
@@ -14,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from agent.stream.converter import Connection
-from p2v.model.errors import MigrationBusyError, UsageError
+from p2v.model.errors import UsageError
 from p2v.model.migration import Migration
 from p2v.model.plan import Plan
 from p2v.service.applier import Applier
 from p2v.service.auth import EMBEDDED
 from p2v.service.engine import InlineEngine
+from p2v.service.files import FolderLock
 from p2v.service.migrations import Migrations
 from p2v.service.store import Store
 from p2v.wire.codec import Buffer
@@ -33,14 +33,7 @@ class LocalConverter:
         if not folder.is_dir():
             raise UsageError(problem=f"{folder} is no folder; make it first, on a disk with room")
         self.address = str(folder)
-        self._lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(self._lock)
-            raise MigrationBusyError(
-                id=f"in {folder}", agent="p2v on this computer", seconds=0
-            ) from None
+        self._lock = FolderLock(folder)
         self._store = Store(f"sqlite:///{folder / 'p2v.sqlite'}")
         self._migrations = Migrations(folder, self._store, InlineEngine())
         self._leases: dict[str, str] = {}
@@ -79,7 +72,7 @@ class LocalConverter:
         self._stop.set()
         self._migrations.close()
         self._store.close()
-        os.close(self._lock)
+        self._lock.close()
 
 
 class _LocalConnection:

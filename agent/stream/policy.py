@@ -93,7 +93,6 @@ class Climber:
     def __init__(self) -> None:
         self.rung = START
         self._before: tuple[int, float] | None = None
-        self._rest_until = 0.0
         self._holds: dict[int, float] = {}
         self._until: dict[int, float] = {}
 

@@ -33,7 +33,7 @@ from p2v.model.errors import (
     ProtocolError,
     VerifyError,
 )
-from p2v.model.plan import Plan
+from p2v.model.plan import Plan, PlannedDisk
 from p2v.model.units import KiB, MiB
 from p2v.service import verification
 from p2v.service.pending import LONG_RUN, Pending
@@ -130,6 +130,7 @@ class Receiver:
                     path,
                     planned.size,
                     sector_size=planned.logical_sector,
+                    physical_sector_size=_physical_sector(planned),
                     compressed=plan.compress_image,
                 )
                 made += [image.partial, _map_path(path)]
@@ -356,6 +357,11 @@ class Receiver:
 
 def _disk(image: ImageWriter, digests: DigestMap) -> _Disk:
     return _Disk(image, digests, [threading.Lock() for _ in range(_STRIPES)])
+
+
+def _physical_sector(disk: PlannedDisk) -> int:
+    """Return the disk's physical sector size as a VHDX can have it: 512 or 4096 (2.6.2.5)."""
+    return max(disk.logical_sector, 4096 if disk.physical_sector >= 4096 else 512)
 
 
 def _map_path(image: Path) -> Path:

@@ -36,6 +36,8 @@ from p2v.wire.hello import (
 
 log = logging.getLogger(__name__)
 
+HELLO_TIMEOUT_S = 10.0
+"""Until somebody has shown a token, he holds a place for so long."""
 IDLE_TIMEOUT_S = 120.0
 """A connection that sends nothing for so long is given up; the agent opens another."""
 
@@ -64,7 +66,7 @@ def serve(stream: ssl.SSLSocket, registry: Registry, stop: threading.Event | Non
         with contextlib.suppress(OSError):  # the TLS object is not ours to touch from this thread
             socket.socket.shutdown(stream, socket.SHUT_RDWR)
 
-    stream.settimeout(IDLE_TIMEOUT_S)
+    stream.settimeout(HELLO_TIMEOUT_S)
     try:
         hello = read_hello(receive_message(stream))
         version = choose_version(hello.versions)
@@ -78,6 +80,7 @@ def serve(stream: ssl.SSLSocket, registry: Registry, stop: threading.Event | Non
         log.info("data session ended before its hello: %s", error)
         return
     try:
+        stream.settimeout(IDLE_TIMEOUT_S)
         send_message(stream, Welcome(version, CHUNK_SIZE, list(receiver.sizes)))
         applier = Applier(registry, hello.migration, receiver, _Hangup(stream))
         _run(stream, receiver, applier, stop)

@@ -9,7 +9,7 @@ import pytest
 from agent.stream.local import LocalConverter
 from agent.stream.transfer import Options, Transfer
 from agent.stream.work import blocks
-from p2v.model.errors import MigrationBusyError, NoSuchMigrationError, UsageError
+from p2v.model.errors import AlreadyServedError, NoSuchMigrationError, UsageError
 from p2v.model.migration import MigrationState
 from p2v.service.store import Store, default_url
 from tests.agent.stream.conftest import plan_of
@@ -28,7 +28,7 @@ def test_a_folder_that_is_none_is_refused(tmp_path):
 
 
 def test_one_process_uses_a_folder_at_a_time(folder, converter):
-    with pytest.raises(MigrationBusyError):
+    with pytest.raises(AlreadyServedError):
         LocalConverter(folder)
 
 
