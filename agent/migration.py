@@ -48,6 +48,8 @@ CANCEL_S = 5.0
 """How long the lanes may take to end after Ctrl-C; what they had sent is safe either way."""
 _SENT = (MigrationState.VERIFYING, MigrationState.COMMITTING, MigrationState.FINISHED)
 _SEND_AGAIN = (VerifyError.code, MigrationStateError.code)
+LEASE_WAIT_S = 20.0
+"""A resume waits so long for the lease of an agent that was killed; a converter keeps it for 15."""
 MAX_PASSES = 3
 """Passes over the disks: one, and one more each time the converter finds chunks damaged on its
 disk when it reads them back. If that happens twice its disk or memory is bad."""
@@ -138,8 +140,8 @@ def migrate(
     with _open(plan) as captured:
         migration = converter.get(resume) if resume else converter.create(plan)
         started(migration)
-        converter.lease(migration.id)
         run = _Run(converter, migration.id, captured, options(plan), watch, begun)
+        run.take_lease(LEASE_WAIT_S if resume else 0.0)
         migration, counters = run.to_the_end(compare=bool(resume))
         unreadable = _unreadable(plan, captured.sources)
         notes = tuple(note for layout in captured.layouts for note in layout.notes)
@@ -212,6 +214,18 @@ class _Run:
         self._watch = watch
         self._begun = begun
         self._codec = ""
+
+    def take_lease(self, patience_s: float) -> None:
+        """Take the right to send, if need be when another agent's has run out."""
+        deadline = time.monotonic() + patience_s
+        while True:
+            try:
+                return self._converter.lease(self._id)
+            except MigrationBusyError as error:
+                if time.monotonic() >= deadline:
+                    raise
+                self._tell("waiting", 0, Counters(), str(error))
+                time.sleep(POLL_S)
 
     def to_the_end(self, *, compare: bool) -> tuple[Migration, Counters]:
         """Send passes until the converter has committed; return the last one's counters."""

@@ -15,6 +15,7 @@ from agent.stream.remote import RemoteConverter
 from agent.stream.transfer import Options
 from p2v.model.errors import (
     ImageError,
+    MigrationBusyError,
     MigrationStateError,
     NoRoomError,
     NoSuchDiskError,
@@ -24,7 +25,7 @@ from p2v.model.errors import (
 )
 from p2v.model.migration import MigrationState
 from p2v.model.plan import ImageFormat, Plan, PlannedDisk
-from p2v.service import applier
+from p2v.service import applier, lease
 from p2v.wire.chunk import CHUNK_SIZE
 from tests.agent.serving import serving
 
@@ -289,3 +290,32 @@ def test_a_full_store_is_waited_for_and_shown(converter, plan, source, monkeypat
     outcome = migrate(converter, plan, watch=lambda state: problems.add(state.problem))
     assert image_of(outcome) == source.read_bytes()
     assert any("No room left in /srv" in problem for problem in problems)
+
+
+def test_a_resume_waits_for_the_lease_of_an_agent_that_was_killed(
+    tmp_path, plan, source, monkeypatch
+):
+    monkeypatch.setattr(lease, "GRACE_S", 1.0)
+    with serving(tmp_path) as server:
+        killed = RemoteConverter(server.address, server.credentials())
+        begun = killed.create(plan)
+        killed.lease(begun.id)  # and is never heard of again
+        states = []
+        with closing(RemoteConverter(server.address, server.credentials())) as converter:
+            outcome = migrate(converter, plan, resume=begun.id, watch=states.append)
+        assert image_of(outcome) == source.read_bytes()
+        assert states[0].phase == "waiting"
+        assert "in use by another agent" in states[0].problem
+
+
+def test_a_lease_that_stays_taken_ends_the_resume(tmp_path, plan, monkeypatch):
+    monkeypatch.setattr(migration_module, "LEASE_WAIT_S", 0.2)
+    with serving(tmp_path) as server:
+        holder = RemoteConverter(server.address, server.credentials())
+        begun = holder.create(plan)
+        holder.lease(begun.id)
+        with (
+            closing(RemoteConverter(server.address, server.credentials())) as converter,
+            pytest.raises(MigrationBusyError),
+        ):
+            migrate(converter, plan, resume=begun.id)
