@@ -10,8 +10,10 @@ import select
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib import import_module
+from importlib.metadata import version
 from types import FrameType
 from typing import NoReturn, TypeAlias
 
@@ -40,6 +42,37 @@ class Parser(argparse.ArgumentParser):
 
 Subparsers: TypeAlias = "argparse._SubParsersAction[Parser]"
 """What a verb's `register` adds its parser to."""
+
+
+def run_verbs(
+    prog: str, description: str, verbs: Mapping[str, str], package: str, argv: Sequence[str] | None
+) -> int:
+    """Run the verb that `argv` (by default the process's words) names; return the exit code.
+
+    `verbs` gives each verb's one line of help. The verb NAME is the module ``package.NAME``, which
+    is imported only when it is used. It offers ``register(subparsers)``, which adds its parser
+    with ``set_defaults(run=run)``, and ``run(args) -> int``, which returns the exit code; a verb
+    with `--json` names the option `json`.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    parser = Parser(
+        prog=prog,
+        description=description,
+        epilog=f"'{prog} VERB --help' describes a verb. Exit codes: docs/exit-codes.md.",
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {version('p2v')}")
+    subparsers = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    chosen = next((word for word in words if not word.startswith("-")), None)
+    for name, text in verbs.items():
+        if name == chosen:
+            import_module(f"{package}.{name}").register(subparsers)
+        else:
+            subparsers.add_parser(name, help=text)
+    try:
+        args = parser.parse_args(words)
+    except UsageError as error:
+        return report_error(prog, error, "--json" in words)
+    return run_command(prog, args.run, args, getattr(args, "json", False))
 
 
 def run_command(
