@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from p2v.model.command import printable
 from p2v.model.machine import Disk, Machine, Partition, Severity, Smart
 from p2v.model.units import format_size
 
@@ -39,7 +40,7 @@ def print_machine(machine: Machine, console: Console | None = None) -> None:
 
 def _text(value: str, style: str = "") -> Text:
     """Escape what is not printable: labels and names on disks are hostile."""
-    return Text("".join(c if c.isprintable() else ascii(c)[1:-1] for c in value), style)
+    return Text(printable(value), style)
 
 
 def _facts(machine: Machine) -> Iterator[tuple[str, str]]:

@@ -18,7 +18,7 @@ from agent.migration import Outcome, default_options, migrate
 from agent.plan import Choices
 from agent.stream.converter import Converter
 from agent.stream.transfer import Options
-from p2v.model.command import Subparsers
+from p2v.model.command import Subparsers, printable
 from p2v.model.errors import ReadFailedError, UsageError
 from p2v.model.migration import Migration
 from p2v.model.plan import Codec, Plan
@@ -26,11 +26,6 @@ from p2v.model.planfile import to_json
 from p2v.model.units import format_size
 
 EXIT_WARNINGS = 3
-
-
-def printable(text: str) -> str:
-    """Return `text` with what a terminal would take as a command made visible."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def register(subparsers: Subparsers) -> None:

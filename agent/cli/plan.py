@@ -9,7 +9,7 @@ import sys
 
 from agent.cli.plan_options import add_plan_options, choices_from, plan_from
 from p2v.model import planfile
-from p2v.model.command import Subparsers
+from p2v.model.command import Subparsers, printable
 
 
 def register(subparsers: Subparsers) -> None:
@@ -33,6 +33,5 @@ def run(args: argparse.Namespace) -> int:
         return 0
     sys.stdout.write(planfile.dump(plan))
     for warning in plan.warnings:
-        printable = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in warning)
-        print(f"warning: {printable}", file=sys.stderr)
+        print(f"warning: {printable(warning)}", file=sys.stderr)
     return 0

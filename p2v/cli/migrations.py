@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from p2v.cli.output import print_json, print_pairs, print_styled, printable, size
+from p2v.cli.output import print_json, print_pairs, print_styled, size
 from p2v.cli.serve import DEFAULT_DATA
-from p2v.model.command import Subparsers
+from p2v.model.command import Subparsers, printable
 from p2v.model.errors import NoSuchMigrationError
 from p2v.service.adminclient import AdminClient
 

@@ -12,6 +12,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from p2v.model.command import printable
 from p2v.model.units import format_size
 
 
@@ -39,11 +40,6 @@ def print_styled(text: str, style: str) -> None:
     from rich.text import Text
 
     Console(highlight=False, soft_wrap=True).print(Text(printable(text), style))
-
-
-def printable(text: str) -> str:
-    """Return the text with what could steer a terminal escaped: names in images are hostile."""
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
 def size(count: int) -> str:

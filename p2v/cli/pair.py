@@ -9,9 +9,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from p2v.cli.output import print_json, print_pairs, printable
+from p2v.cli.output import print_json, print_pairs
 from p2v.cli.serve import DEFAULT_DATA
-from p2v.model.command import Subparsers
+from p2v.model.command import Subparsers, printable
 from p2v.model.errors import UsageError
 from p2v.service.adminclient import AdminClient
 

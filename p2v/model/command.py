@@ -109,9 +109,9 @@ def report_error(prog: str, error: P2VError, json_output: bool) -> int:
     if json_output:
         print(json.dumps({"error": error_document(error)}, default=str))
     else:
-        print(f"{prog}: error: {_one_line(str(error))}", file=sys.stderr)
+        print(f"{prog}: error: {printable(str(error))}", file=sys.stderr)
         if error.way_out:
-            print(f"  {_one_line(error.way_out)}", file=sys.stderr)
+            print(f"  {printable(error.way_out)}", file=sys.stderr)
     return error.exit_code
 
 
@@ -121,8 +121,8 @@ def error_document(error: P2VError) -> dict[str, object]:
     return {**error.fields, **fixed, "exit_code": error.exit_code}
 
 
-def _one_line(text: str) -> str:
-    """Escape what a hostile name could do to a terminal."""
+def printable(text: str) -> str:
+    """Return `text` with what could steer a terminal escaped: names on disks are hostile."""
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
