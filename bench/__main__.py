@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,8 +29,6 @@ class Row:
     def cells(self) -> list[str]:
         """Return the row's cells as text."""
         wall = median([cost.wall_s for cost in self.ours])
-        cpu = median([cost.cpu_s for cost in self.ours]) / max(self.data / GiB, 0.01)
-        their_cpu = median([cost.cpu_s for cost in self.theirs]) if self.theirs else 0.0
         wire = median([cost.wire for cost in self.ours])
         return [
             self.what,
@@ -38,12 +36,22 @@ class Row:
             f"{wall:.1f}",
             f"{median([cost.wall_s for cost in self.theirs]):.1f}" if self.theirs else "-",
             f"{ratio(self.ours, self.theirs):.2f}" if self.theirs else "-",
-            f"{cpu:.1f}",
-            f"{their_cpu / max(self.data / GiB, 0.01):.1f}" if self.theirs else "-",
+            self._cpu(self.ours),
+            self._cpu(self.theirs),
             f"{wire / MiB:.0f}" if wire else "-",
-            f"{max(cost.peak for cost in self.ours) / MiB:.0f}",
-            f"{max(cost.peak_other for cost in self.ours) / MiB:.0f}",
+            _peak(cost.peak for cost in self.ours),
+            _peak(cost.peak_other for cost in self.ours),
         ]
+
+    def _cpu(self, costs: Sequence[Cost]) -> str:
+        if not costs or not self.data:
+            return "-"
+        return f"{median([cost.cpu_s for cost in costs]) / (self.data / GiB):.1f}"
+
+
+def _peak(peaks: Iterable[int]) -> str:
+    peak = max(peaks)
+    return f"{peak / MiB:.0f}" if peak else "-"
 
 
 HEAD = ["full pass", "peer", "s", "peer s", "ratio", "CPU s/GiB", "peer's", "wire MiB",
