@@ -216,13 +216,14 @@ class _Run:
         self._codec = ""
 
     def take_lease(self, patience_s: float) -> None:
-        """Take the right to send, if need be when another agent's has run out."""
+        """Take the right to send; wait for it if another agent has it but sends nothing."""
         deadline = time.monotonic() + patience_s
         while True:
             try:
                 return self._converter.lease(self._id)
             except MigrationBusyError as error:
-                if time.monotonic() >= deadline:
+                sending = error.fields.get("connections", 0)
+                if sending or time.monotonic() >= deadline:
                     raise
                 self._tell("waiting", 0, Counters(), str(error))
                 time.sleep(POLL_S)

@@ -134,5 +134,8 @@ class Lease:
     def _busy(self) -> MigrationBusyError:
         left = GRACE_S if self._connections else GRACE_S - (self._clock() - self._seen)
         return MigrationBusyError(
-            id=self._migration, agent=self._agent, seconds=max(1, math.ceil(left))
+            id=self._migration,
+            agent=self._agent,
+            seconds=max(1, math.ceil(left)),
+            connections=len(self._connections),
         )

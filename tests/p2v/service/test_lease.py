@@ -32,7 +32,8 @@ def test_a_second_agent_is_told_who_has_it_and_for_how_long(lease, clock):
     clock.now += 5
     with pytest.raises(MigrationBusyError) as caught:
         lease.take("agent-b")
-    assert caught.value.fields == {"id": "web01-1", "agent": "agent-a", "seconds": 10}
+    told = {"id": "web01-1", "agent": "agent-a", "seconds": 10, "connections": 0}
+    assert caught.value.fields == told
 
 
 def test_a_silent_holder_loses_it_after_the_grace(lease, clock):
