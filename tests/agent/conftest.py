@@ -15,6 +15,10 @@ def sh(*argv: object) -> str:
     return done.stdout.decode()
 
 
+def forget_partitions(device: Path) -> None:
+    subprocess.run(["partx", "--delete", device], capture_output=True, check=False)
+
+
 @contextmanager
 def attached(*argv: object, partitions: bool = False) -> Iterator[Path]:
     """A loop device, made by losetup with these arguments.
@@ -24,11 +28,12 @@ def attached(*argv: object, partitions: bool = False) -> Iterator[Path]:
     device = Path(sh("losetup", "--find", "--show", *argv).strip())
     try:
         if partitions:
+            forget_partitions(device)  # those of what was attached before can still be there
             sh("partx", "--add", device)
         yield device
     finally:
         if partitions:  # they would outlive what was attached
-            subprocess.run(["partx", "--delete", device], capture_output=True, check=False)
+            forget_partitions(device)
         sh("losetup", "-d", device)
 
 

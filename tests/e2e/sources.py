@@ -84,6 +84,7 @@ def attached(
     words += ["-o", str(offset), "--sizelimit", str(size)] if size else []
     loop = tool(*words, path).strip()
     try:
+        run(("partx", "-d", loop))  # left by what was attached before
         run(("partx", "-a", loop))
         yield loop
     finally:
