@@ -22,7 +22,7 @@ $(STAMP)apt: packages.txt
 	  if [ -n "$$missing" ]; then apt-get update -q && apt-get install -qy --no-install-recommends $$missing; fi
 	@mkdir -p $(VENV) && touch $@
 
-$(STAMP)install: $(STAMP)apt pyproject.toml requirements.lock $(wildcard native/*.pyx native/*.c native/*.h native/kernels/*)
+$(STAMP)install: $(STAMP)apt pyproject.toml setup.py requirements.lock $(wildcard native/*.pyx native/kernels/* native/tracker/*)
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install -q --use-pep517 -r requirements.lock
 	$(PY) -m pip install -q --no-deps --no-build-isolation -e .
@@ -54,10 +54,10 @@ ASAN_ENV = LD_PRELOAD="$$($(CC) -print-file-name=libasan.so)" PYTHONPATH=$(ASAN)
 test-asan: setup  ## the native core's tests under ASan and UBSan
 	rm -rf $(ASAN)
 	CC="$(CC)" CFLAGS="-g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all" \
-	  $(PY) -c 'import setuptools; setuptools.setup()' -q build_ext --force --build-lib $(ASAN) --build-temp $(ASAN)/temp
+	  $(PY) setup.py -q build_ext --force --build-lib $(ASAN) --build-temp $(ASAN)/temp
 	cp native/*.py $(ASAN)/native/
 	$(ASAN_ENV) $(PY) -P -c 'import native._core as core; assert "/$(ASAN)/" in core.__file__, core.__file__'
 	$(ASAN_ENV) $(PY) -P -m pytest -q -p no:cacheprovider -p no:faulthandler --capture=sys tests/native
 
 clean:  ## remove what was built; the cache of source disks stays
-	rm -rf $(VENV) build dist *.egg-info native/_core.c native/*.so
+	rm -rf $(VENV) build dist *.egg-info native/_core.c native/_tracker.c native/*.so native/*.bpf.o

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What changed on a disk: a bitmap of granules, as bounded as the tracker's own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from native._tracker import bits_count, bits_or, bits_runs, bits_set
+from p2v.model.extent import Extent
+
+_WORD = 64
+
+
+class DirtySet:
+    """The changed granules of a disk of `size` bytes; iterating gives them as merged extents.
+
+    Attributes:
+        size: bytes of the disk.
+        granule: bytes that one bit stands for.
+        bits: the bitmap, for a tracker to fill; granule n is bit n % 8 of byte n // 8.
+    """
+
+    def __init__(self, size: int, granule: int) -> None:
+        self.size = size
+        self.granule = granule
+        self._granules = -(-size // granule)
+        self.bits = bytearray(-(-self._granules // _WORD) * (_WORD // 8))
+
+    def __bool__(self) -> bool:
+        return bool(bits_runs(self.bits, 0))
+
+    def __iter__(self) -> Iterator[Extent]:
+        at = 0
+        while runs := bits_runs(self.bits, at):
+            for first, count in runs:
+                offset = first * self.granule
+                yield Extent(offset, min(count * self.granule, self.size - offset))
+                at = first + count
+
+    @property
+    def bytes(self) -> int:
+        """How many bytes are in it."""
+        short = self._granules * self.granule - self.size
+        last = self._granules - 1
+        return bits_count(self.bits) * self.granule - short * (
+            self.bits[last >> 3] >> (last & 7) & 1
+        )
+
+    def add(self, offset: int, length: int) -> None:
+        """Put in every granule that the bytes touch.
+
+        Raises:
+            ValueError: the range is empty or leaves the disk.
+        """
+        if offset < 0 or length <= 0 or offset + length > self.size:
+            raise ValueError(f"{length} bytes at {offset} leave the disk of {self.size}")
+        first = offset // self.granule
+        bits_set(self.bits, first, (offset + length - 1) // self.granule - first + 1)
+
+    def merge(self, other: DirtySet) -> None:
+        """Put in what is in `other`, of the same disk: what a pass that failed has not sent.
+
+        Raises:
+            ValueError: it is not of the same disk and tracker.
+        """
+        if (other.size, other.granule) != (self.size, self.granule):
+            raise ValueError(f"sets of {self.size} and {other.size} bytes")
+        bits_or(self.bits, other.bits)

@@ -1,0 +1,289 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The change tracker: what was written to the disks of a plan while they are being copied.
+
+Its promise, and the order that it rests on: a granule that `swap` gives was cleared before, so
+that a write which the copy's read did not see is in a later `swap`. Where that cannot be promised,
+`doubt` says why, and the disk has to be compared as a whole. docs/tracker.md has the argument.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol
+
+from agent.capture.classic import ClassicMarks
+from agent.capture.dirty import DirtySet
+from agent.capture.leaves import SYSFS, Carrier, Leaf, kernel_name, leaves_of, read_leaf
+from agent.capture.marks import Alarm, CoreMarks, Marks
+from p2v.model.errors import NoSuchDiskError, ToolError
+
+_BTF = Path("kernel/btf/vmlinux")
+_LOCKDOWN = Path("kernel/security/lockdown")
+_HIDDEN = "its paths have no device number, by which classic programs could know them"
+
+
+class ChangeTracker(Protocol):
+    """Knows what was written to disks, by the kernel's names of them (``sda``)."""
+
+    def swap(self, disk: str) -> DirtySet:
+        """Hand over what was written since the last call, as merged extents, and forget it.
+
+        Read the extents after the call, never before.
+        """
+
+    def dirty_bytes(self, disk: str) -> int:
+        """Return how many bytes the next `swap` would give."""
+
+    def doubt(self, disk: str) -> str | None:
+        """Say why the disk must be compared as a whole, None while the tracker can be trusted."""
+
+    def restart(self, disk: str) -> None:
+        """Forget what was written and every doubt about it: the whole disk is read after this.
+
+        A disk that was replaced or resized stays in doubt.
+        """
+
+    def close(self) -> None:
+        """Stop tracking; nothing is left in the kernel."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tracked:
+    """A disk and the devices that are watched for it; `exact` if it is itself that device.
+
+    On a disk that is not, any write below counts as one to all of it.
+    """
+
+    disk: Leaf
+    leaves: tuple[Leaf, ...]
+
+    @property
+    def exact(self) -> bool:
+        """Whether places on the leaf are places on the disk."""
+        return self.leaves == (self.disk,)
+
+
+class LiveTracker:
+    """Marks in the kernel, brought together disk by disk; safe for several threads."""
+
+    def __init__(
+        self,
+        disks: Sequence[Tracked],
+        make: Callable[[Sequence[Leaf]], Marks],
+        *,
+        sysfs: Path = SYSFS,
+    ) -> None:
+        """Start tracking.
+
+        Raises:
+            OSError: the kernel refuses.
+            ToolError: what `make` needs cannot be had.
+            ValueError: likewise.
+        """
+        self._sysfs = sysfs
+        self._lock = threading.Lock()
+        self._disks = {tracked.disk.name: tracked for tracked in disks}
+        self._leaves = list(
+            {leaf.name: leaf for tracked in disks for leaf in tracked.leaves}.values()
+        )
+        self._places = {leaf.name: place for place, leaf in enumerate(self._leaves)}
+        self._marks = make(self._leaves)
+        self._pending = {name: self._empty(name) for name in self._disks}
+        self._trusted = {name: self._alarms(name) for name in self._disks}
+
+    def __enter__(self) -> LiveTracker:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def swap(self, disk: str) -> DirtySet:
+        """Hand over what was written since the last call, and forget it."""
+        with self._lock:
+            self._collect()
+            found, self._pending[disk] = self._pending[disk], self._empty(disk)
+        return found
+
+    def dirty_bytes(self, disk: str) -> int:
+        """Return how many bytes the next `swap` would give."""
+        with self._lock:
+            self._collect()
+            return self._pending[disk].bytes
+
+    def doubt(self, disk: str) -> str | None:
+        """Say why the disk must be compared as a whole, None while the tracker can be trusted."""
+        with self._lock:
+            if changed := self._changed(self._disks[disk]):
+                return changed
+            trusted = self._trusted[disk]
+            raised = [
+                alarm.value
+                for alarm, count in self._alarms(disk).items()
+                if count != trusted[alarm]
+            ]
+        return f"{disk}: {'; '.join(raised)}" if raised else None
+
+    def restart(self, disk: str) -> None:
+        """Forget what was written and every doubt about it: the whole disk is read after this."""
+        with self._lock:
+            self._trusted[disk] = self._alarms(disk)
+            self._collect()
+            self._pending[disk] = self._empty(disk)
+
+    def close(self) -> None:
+        """Stop tracking."""
+        with self._lock:
+            self._marks.close()
+
+    def _empty(self, disk: str) -> DirtySet:
+        return DirtySet(self._disks[disk].disk.size, self._marks.granule)
+
+    def _collect(self) -> None:
+        """Bring the kernel's marks to the disks that they concern."""
+        taken = {leaf.name: DirtySet(leaf.size, self._marks.granule) for leaf in self._leaves}
+        self._marks.collect([found.bits for found in taken.values()])
+        for name, tracked in self._disks.items():
+            pending = self._pending[name]
+            if tracked.exact:
+                pending.merge(taken[name])
+            elif any(taken[leaf.name] for leaf in tracked.leaves):
+                pending.add(0, tracked.disk.size)
+
+    def _alarms(self, disk: str) -> dict[Alarm, int]:
+        total: dict[Alarm, int] = {}
+        for leaf in self._disks[disk].leaves:
+            for alarm, count in self._marks.alarms(self._places[leaf.name]).items():
+                total[alarm] = total.get(alarm, 0) + count
+        return total
+
+    def _changed(self, tracked: Tracked) -> str | None:
+        """Whether the disk or anything below it is not what it was."""
+        try:
+            disk = read_leaf(tracked.disk.name, self._sysfs)
+            leaves = leaves_of(disk, self._sysfs)
+        except OSError:
+            return f"{tracked.disk.name} or a disk below it is gone"
+        if disk.size != tracked.disk.size:
+            return f"{disk.name} was resized from {tracked.disk.size} to {disk.size} bytes"
+        if disk.identity != tracked.disk.identity:
+            return f"{disk.name} is another disk than before"
+        if leaves != tracked.leaves:
+            return f"{disk.name} is on other disks than before"
+        return None
+
+
+class Way(Enum):
+    """How changes are tracked."""
+
+    TYPED = "typed programs"
+    CLASSIC = "classic programs"
+    NONE = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The tracker there is, and in sentences for people: why this one, and what it leaves out.
+
+    `untracked` names the disks that it does not know; they need a comparison of the whole disk.
+    """
+
+    tracker: LiveTracker | None
+    way: Way
+    reasons: tuple[str, ...]
+    untracked: tuple[str, ...] = ()
+
+
+def choose(disks: Sequence[str | Path], *, sysfs: Path = SYSFS) -> Choice:
+    """Start the best tracker that the kernel allows for these block devices.
+
+    Raises:
+        NoSuchDiskError: one is no block device, or a partition.
+    """
+    tracked, reasons, untracked = _resolve(disks, sysfs)
+    if not tracked:
+        return Choice(None, Way.NONE, tuple(reasons), tuple(untracked))
+    makers: Mapping[Way, Callable[[Sequence[Leaf]], Marks]] = {
+        Way.TYPED: partial(CoreMarks, sysfs=sysfs),
+        Way.CLASSIC: partial(ClassicMarks, sysfs=sysfs),
+    }
+    for way, make in makers.items():
+        if way is Way.CLASSIC and (hidden := _hidden(tracked)):
+            tracked = [found for found in tracked if found not in hidden]
+            untracked += [found.disk.name for found in hidden]
+            reasons += [f"{found.disk.name}: {_HIDDEN}" for found in hidden]
+        if not tracked:
+            break
+        try:
+            tracker = LiveTracker(tracked, make, sysfs=sysfs)
+        except (OSError, ToolError, ValueError) as error:
+            reasons.append(f"{way.value} cannot be used: {_explain(way, error, sysfs)}")
+            continue
+        names = ", ".join(found.disk.name for found in tracked)
+        reasons.append(f"{names}: tracked by {way.value} in the kernel, Linux {os.uname().release}")
+        if way is Way.CLASSIC:
+            reasons.append(
+                "classic programs are skipped while another BPF program runs on the same CPU; "
+                "what the kernel counts as written and the tracker has not seen forces a comparison"
+            )
+        return Choice(tracker, way, tuple(reasons), tuple(untracked))
+    untracked += [found.disk.name for found in tracked]
+    return Choice(None, Way.NONE, tuple(reasons), tuple(untracked))
+
+
+def _resolve(
+    disks: Sequence[str | Path], sysfs: Path
+) -> tuple[list[Tracked], list[str], list[str]]:
+    tracked, reasons, untracked = [], [], []
+    for given in disks:
+        name = kernel_name(given, sysfs)
+        try:
+            disk = read_leaf(name, sysfs)
+            leaves = leaves_of(disk, sysfs)
+        except OSError as error:
+            raise NoSuchDiskError(disk=str(given)) from error
+        below = ", ".join(leaf.name for leaf in leaves)
+        if not leaves:
+            reasons.append(f"{name}: cannot be tracked, it has {disk.carrier.value}")
+            untracked.append(name)
+            continue
+        tracked.append(Tracked(disk, leaves))
+        if disk.carrier is Carrier.DEVICES:
+            reasons.append(
+                f"{name}: tracked through {below}; where on it something was written is not "
+                "known, so that it is compared as a whole whenever there was a write"
+            )
+    return tracked, reasons, untracked
+
+
+def _hidden(tracked: Sequence[Tracked]) -> list[Tracked]:
+    return [
+        found for found in tracked if any(leaf.carrier is Carrier.PATHS for leaf in found.leaves)
+    ]
+
+
+def _explain(way: Way, error: Exception, sysfs: Path) -> str:
+    """Why the kernel refuses, as far as it can be told."""
+    if os.geteuid():
+        return "only root may load programs into the kernel"
+    if way is Way.TYPED and not (sysfs / _BTF).exists():
+        return f"Linux {os.uname().release} brings no types ({sysfs / _BTF})"
+    try:
+        lockdown = (sysfs / _LOCKDOWN).read_text()
+    except OSError:
+        lockdown = "[none]"
+    if "[none]" not in lockdown:
+        mode = lockdown.partition("[")[2].partition("]")[0]
+        return f"{error}; the kernel is locked down ({mode})"
+    return str(error)
