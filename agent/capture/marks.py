@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Mapping, Sequence
 from enum import Enum
 from functools import partial
@@ -70,7 +71,12 @@ def core_program() -> bytes:
     Raises:
         FileNotFoundError: this installation was built without it.
     """
-    return resources.files("native").joinpath("tracker.bpf.o").read_bytes()
+    try:
+        return resources.files("native").joinpath("tracker.bpf.o").read_bytes()
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            errno.ENOENT, "p2v was built without clang, which makes them"
+        ) from None
 
 
 class CoreMarks:

@@ -4,6 +4,16 @@
 Its promise, and the order that it rests on: a granule that `swap` gives was cleared before, so
 that a write which the copy's read did not see is in a later `swap`. Where that cannot be promised,
 `doubt` says why, and the disk has to be compared as a whole. docs/tracker.md has the argument.
+
+How a migration uses it, pass by pass (`ChangeTracker` is all that it sees):
+
+1. ``choice = choose(paths)`` starts marking; `Choice.untracked` and a missing tracker are disks
+   whose every pass is a comparison.
+2. ``restart(disk)``, then read the whole disk: the full pass.
+3. ``swap(disk)``, then read what it gives: a delta pass; again while `dirty_bytes` is worth one.
+4. Freeze, ``swap`` once more, read, then ask ``doubt``: None means that the copy is the disk at
+   this instant. Otherwise thaw and compare the whole disk, after ``restart``.
+5. ``close()``. A pass that failed gives its extents back to the next with `DirtySet.merge`.
 """
 
 from __future__ import annotations

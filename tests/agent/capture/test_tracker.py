@@ -11,6 +11,7 @@ import sys
 import sysconfig
 import threading
 from contextlib import ExitStack, contextmanager
+from importlib import resources
 from pathlib import Path
 
 import pytest
@@ -422,16 +423,18 @@ def test_the_best_way_is_chosen_and_said(make_disk):
 
 
 CHOOSE = """
-import sys
+import os, sys
 from pathlib import Path
 from agent.capture.tracker import choose
+if len(sys.argv) > 3:
+    os.setuid(int(sys.argv[3]))  # here: who it becomes may not be able to read this folder
 choice = choose([sys.argv[1]], sysfs=Path(sys.argv[2]))
 print(choice.way.name, *choice.untracked, *choice.reasons, sep="\\n")
 """
 
 
-def chosen_by(wrapper, device, sysfs="/sys"):
-    script = [sys.executable, "-c", CHOOSE, str(device), str(sysfs)]
+def chosen_by(wrapper, device, sysfs="/sys", *user):
+    script = [sys.executable, "-c", CHOOSE, str(device), str(sysfs), *user]
     done = subprocess.run(
         [*wrapper, *script], cwd=REPOSITORY, capture_output=True, text=True, check=False
     )
@@ -450,13 +453,22 @@ def test_without_types_classic_programs_are_used(make_disk, tmp_path):
     assert "comparison" in reasons[2]
 
 
+def test_what_was_built_without_clang_uses_classic_programs_and_says_why(make_disk, monkeypatch):
+    _, device = make_disk()
+    monkeypatch.setattr(resources, "files", lambda _package: Path("/nonexistent"))
+    choice = choose([device])
+    with choice.tracker:
+        assert choice.way is Way.CLASSIC
+        assert "built without clang" in choice.reasons[0]
+
+
 def test_without_rights_nothing_is_tracked_and_the_reason_is_said(make_disk):
     _, device = make_disk()
     bare = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"]
     way, untracked, *reasons = chosen_by(bare, device)
     assert (way, untracked) == ("NONE", device.name)
     assert all("Operation not permitted" in reason for reason in reasons)
-    way, _, *reasons = chosen_by([*bare, "--reuid=65534"], device)
+    way, _, *reasons = chosen_by([], device, "/sys", "65534")
     assert way == "NONE"
     assert all("only root" in reason for reason in reasons)
 
