@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from agent.capture.allocation import mappable
+from agent.vm import disk_use, planned_vm
 from p2v.model.errors import NoSuchDiskError, UsageError
 from p2v.model.machine import ContentKind, Disk, Machine, Partition
 from p2v.model.plan import Codec, ImageFormat, Plan, PlannedDisk, PlannedPartition, Treatment
@@ -75,6 +76,7 @@ def make_plan(machine: Machine, choices: Choices) -> Plan:
         compress_image=choices.compress_image,
         convert=choices.convert,
         warnings=tuple(dict.fromkeys(_warnings(machine, disks, excluded, choices))),
+        vm=planned_vm(machine, disks),
     )
 
 
@@ -133,7 +135,7 @@ def _aliases(disk: Disk, partition: Partition) -> set[str]:
 
 
 def _plan_disk(disk: Disk, excluded: set[tuple[str, int]], all_blocks: bool) -> PlannedDisk:
-    return PlannedDisk(
+    planned = PlannedDisk(
         name=disk.name,
         path=disk.path,
         size=disk.size,
@@ -147,6 +149,7 @@ def _plan_disk(disk: Disk, excluded: set[tuple[str, int]], all_blocks: bool) -> 
             for partition in disk.partitions
         ),
     )
+    return replace(planned, used=disk_use(planned, disk))
 
 
 def _plan_partition(

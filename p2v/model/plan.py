@@ -6,6 +6,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from p2v.model.vm import VmSettings
+
 PLAN_VERSION = 1
 
 
@@ -71,6 +73,8 @@ class PlannedDisk:
     serial: str = ""
     table: str = "none"
     partitions: tuple[PlannedPartition, ...] = ()
+    used: int = 0
+    """Bytes that its image is expected to hold, 0 where that is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,4 +93,6 @@ class Plan:
     """qcow2 only: keep the wire's zstd frames as compressed clusters."""
     convert: bool = True
     warnings: tuple[str, ...] = ()
+    vm: VmSettings | None = None
+    """The virtual machine to be made of the images; None for images only."""
     version: int = PLAN_VERSION

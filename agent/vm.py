@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""From the machine to the virtual machine that replaces it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from p2v.model.machine import Disk, FirmwareKind, Load, Machine, NicKind
+from p2v.model.plan import PlannedDisk, Treatment
+from p2v.model.vm import OsFamily, SecureBoot, VmLoad, VmNic, VmSettings
+
+_WINDOWS = {"ntfs", "BitLocker", "ldm", "ReFS"}
+_LINUX = {"ext2", "ext3", "ext4", "xfs", "btrfs", "LVM2_member", "linux_raid_member", "crypto_LUKS"}
+_CARDS = (NicKind.PHYSICAL, NicKind.BOND)
+
+
+def planned_vm(machine: Machine, disks: Sequence[Disk]) -> VmSettings:
+    """Return the virtual machine that has what `machine` has; its NICs have no network yet."""
+    os = _family(disks)
+    cpus = machine.cpus
+    return VmSettings(
+        name=machine.name,
+        cpus=max(cpus.sockets * cpus.cores * cpus.threads, 1),
+        memory=machine.memory.installed or machine.memory.usable,
+        firmware=machine.firmware.kind,
+        secure_boot=_secure_boot(machine, os),
+        architecture=cpus.architecture or "x86_64",
+        os=os,
+        os_name=machine.os.name,
+        nics=tuple(_nics(machine)),
+        load=_load(machine.load, machine, disks),
+    )
+
+
+def disk_use(disk: PlannedDisk, source: Disk) -> int:
+    """Return the bytes that the plan copies of a disk; 0 where there is nothing to tell from."""
+    known = {partition.number: partition.used for partition in source.partitions}
+    total = 0
+    for partition in disk.partitions:
+        if partition.treatment is Treatment.COPY:
+            total += partition.size
+        elif partition.treatment is Treatment.USED:
+            used = known.get(partition.number)
+            total += partition.size if used is None else used
+    return total
+
+
+def _family(disks: Sequence[Disk]) -> OsFamily:
+    """Judge by the file systems: the system that runs may be a live one."""
+    found = {partition.content for disk in disks for partition in disk.partitions}
+    if found & _LINUX:
+        return OsFamily.LINUX
+    return OsFamily.WINDOWS if found & _WINDOWS else OsFamily.OTHER
+
+
+def _secure_boot(machine: Machine, os: OsFamily) -> SecureBoot:
+    if machine.firmware.kind is not FirmwareKind.UEFI or not machine.firmware.secure_boot:
+        return SecureBoot.OFF
+    return SecureBoot.MICROSOFT if os is OsFamily.WINDOWS else SecureBoot.UEFI_CA
+
+
+def _nics(machine: Machine) -> Iterator[VmNic]:
+    """Yield an adapter for each card, one for a bond: hosts do their own bonding."""
+    for nic in machine.nics:
+        if nic.kind in _CARDS and nic.mac and not _bonded(machine, nic.master):
+            yield VmNic(name=nic.name, mac=nic.mac)
+
+
+def _bonded(machine: Machine, master: str) -> bool:
+    return any(nic.name == master and nic.kind is NicKind.BOND for nic in machine.nics)
+
+
+def _load(load: Load | None, machine: Machine, disks: Sequence[Disk]) -> VmLoad | None:
+    if load is None:
+        return None
+    cpus = machine.cpus
+    names = {disk.name for disk in disks}
+    cards = {nic.name for nic in machine.nics if nic.kind is NicKind.PHYSICAL}
+    return VmLoad(
+        busy_cores=load.cpu_percent / 100 * cpus.sockets * cpus.cores * cpus.threads,
+        iops=sum(d.read_iops + d.write_iops for d in load.disks if d.name in names),
+        network_bytes=sum(n.receive_bytes + n.send_bytes for n in load.nics if n.name in cards),
+        window_s=load.window_s,
+    )

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from agent.plan import Choices, make_plan
+from agent.vm import planned_vm
+from p2v.model import planfile
+from p2v.model.machine import (
+    Disk,
+    DiskLoad,
+    Firmware,
+    FirmwareKind,
+    Load,
+    Machine,
+    Nic,
+    NicKind,
+    NicLoad,
+    Partition,
+)
+from p2v.model.vm import OsFamily, SecureBoot, VmNic
+
+GiB = 1 << 30
+MACHINES = Path(__file__).parent.parent / "machines"
+
+
+@pytest.fixture(params=sorted(MACHINES.glob("*.json")), ids=lambda path: path.stem)
+def machine(request):
+    return Machine.from_json(json.loads(request.param.read_text()))
+
+
+def test_every_recorded_machine_gets_a_virtual_machine_that_its_plan_keeps(machine):
+    names = tuple(disk.name for disk in machine.disks)
+    plan = make_plan(machine, Choices(disks=names))
+    assert plan.vm.memory > 0 and plan.vm.cpus > 0
+    assert all(0 <= disk.used <= disk.size for disk in plan.disks)
+    assert planfile.load(planfile.dump(plan)) == plan
+
+
+@pytest.fixture
+def server(machine):
+    return replace(
+        machine,
+        firmware=Firmware(FirmwareKind.UEFI, secure_boot=True),
+        cpus=replace(machine.cpus, sockets=2, cores=4, threads=2),
+        nics=(
+            Nic("eno1", "52:54:00:00:00:01", NicKind.PHYSICAL, master="bond0"),
+            Nic("eno2", "52:54:00:00:00:02", NicKind.PHYSICAL, master="bond0"),
+            Nic("bond0", "52:54:00:00:00:01", NicKind.BOND, master="br0"),
+            Nic("br0", "52:54:00:00:00:01", NicKind.BRIDGE),
+            Nic("eno3", "52:54:00:00:00:03", NicKind.PHYSICAL),
+            Nic("veth1", "52:54:00:00:00:09", NicKind.VIRTUAL),
+        ),
+        load=Load(
+            window_s=2,
+            cpu_percent=12.5,
+            memory_used=GiB,
+            disks=(DiskLoad("sda", 10, 20, 0, 0), DiskLoad("sdb", 1000, 0, 0, 0)),
+            nics=(NicLoad("eno1", 5, 6), NicLoad("eno3", 7, 8), NicLoad("bond0", 5, 6)),
+        ),
+    )
+
+
+def test_the_load_is_that_of_the_cards_and_the_chosen_disks(server):
+    load = planned_vm(server, [Disk("sda", "/dev/sda", GiB)]).load
+    assert (load.busy_cores, load.iops, load.network_bytes) == (2.0, 30, 26)
+
+
+def test_a_bond_becomes_one_adapter(server):
+    nics = planned_vm(server, []).nics
+    assert nics == (
+        VmNic("bond0", "52:54:00:00:00:01"),
+        VmNic("eno3", "52:54:00:00:00:03"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "family", "secure_boot"),
+    [
+        ("ext4", OsFamily.LINUX, SecureBoot.UEFI_CA),
+        ("ntfs", OsFamily.WINDOWS, SecureBoot.MICROSOFT),
+        ("", OsFamily.OTHER, SecureBoot.UEFI_CA),
+    ],
+)
+def test_the_disks_tell_whose_signatures_are_wanted(server, content, family, secure_boot):
+    disk = Disk("sda", "/dev/sda", GiB, partitions=(Partition(1, 0, GiB, content=content),))
+    vm = planned_vm(server, [disk])
+    assert (vm.os, vm.secure_boot) == (family, secure_boot)
