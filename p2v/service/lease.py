@@ -14,6 +14,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from p2v.model.errors import MigrationBusyError, MigrationStateError
 
@@ -22,6 +23,14 @@ HANG_UP_S = 10.0
 """A session ends within this time once its connection was shut down: one chunk's write."""
 
 HangUp = Callable[[], None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Connection:
+    """A data connection that is open: how to end it, and which of the agent's lanes it is."""
+
+    hang_up: HangUp | None
+    lane: str
 
 
 class Lease:
@@ -34,7 +43,7 @@ class Lease:
         self._token = ""
         self._agent = ""
         self._seen = -math.inf
-        self._connections: list[HangUp | None] = []
+        self._connections: list[_Connection] = []
 
     @property
     def agent(self) -> str:
@@ -76,20 +85,32 @@ class Lease:
             self._check(token)
             self._seen = self._clock()
 
-    def join(self, token: str, hang_up: HangUp | None = None) -> None:
+    def join(self, token: str, hang_up: HangUp | None = None, lane: str = "") -> None:
         """Count a data connection; `hang_up` is called to end it from another thread.
 
+        An earlier connection of the same `lane` is ended first: after this returns no frame of it
+        reaches the image.
+
         Raises:
-            MigrationBusyError, MigrationStateError: like `check`.
+            MigrationBusyError, MigrationStateError: like `check`; or the earlier one does not end.
         """
         with self._changed:
             self._check(token)
-            self._connections.append(hang_up)
+            earlier = self._of(lane)
+        for connection in earlier:
+            if connection.hang_up is not None:
+                connection.hang_up()
+        with self._changed:
+            if not self._changed.wait_for(lambda: not self._of(lane), HANG_UP_S):
+                raise self._busy()
+            self._check(token)
+            self._connections.append(_Connection(hang_up, lane))
 
     def leave(self, hang_up: HangUp | None = None) -> None:
         """Count a data connection no more."""
         with self._changed:
-            self._connections.remove(hang_up)
+            ends = [connection.hang_up for connection in self._connections]
+            del self._connections[ends.index(hang_up)]
             self._seen = self._clock()
             self._changed.notify_all()
 
@@ -113,11 +134,14 @@ class Lease:
     def hang_up(self) -> bool:
         """End all data connections and wait for them; return whether none is left."""
         with self._changed:
-            ends = list(self._connections)
+            ends = [connection.hang_up for connection in self._connections]
         for end in ends:
             if end is not None:
                 end()
         return self.wait_idle(HANG_UP_S)
+
+    def _of(self, lane: str) -> list[_Connection]:
+        return [connection for connection in self._connections if lane and connection.lane == lane]
 
     def _held(self) -> bool:
         return bool(self._connections) or self._clock() - self._seen < GRACE_S

@@ -169,14 +169,14 @@ class Migrations:
         """
         self._entry(self.get(id)).lease.release(lease)
 
-    def join(self, id: str, lease: str, hang_up: HangUp | None = None) -> Receiver:
-        """Count a data connection in and return what it writes to.
+    def join(self, id: str, lease: str, hang_up: HangUp | None = None, lane: str = "") -> Receiver:
+        """Count a data connection in and return what it writes to; see `Lease.join` of `lane`.
 
         Raises:
             NoSuchMigrationError, MigrationStateError, MigrationBusyError: it may not send.
         """
         entry = self._entry(self.get(id))
-        entry.lease.join(lease, hang_up)
+        entry.lease.join(lease, hang_up, lane)
         try:
             self._expect(id, _OPEN)
             receiver = entry.open()

@@ -48,7 +48,13 @@ class Registry(Pausable, Protocol):
     def authorise(self, token: str) -> object:
         """Return who holds `token`, or raise AuthError."""
 
-    def join(self, id: str, lease: str, hang_up: Callable[[], None] | None = None) -> Receiver:  # noqa: A002
+    def join(
+        self,
+        id: str,  # noqa: A002
+        lease: str,
+        hang_up: Callable[[], None] | None = None,
+        lane: str = "",
+    ) -> Receiver:
         """Return the receiver of a migration to the holder of its lease."""
 
     def leave(self, id: str, lease: str, hang_up: Callable[[], None] | None = None) -> None:  # noqa: A002
@@ -71,7 +77,7 @@ def serve(stream: ssl.SSLSocket, registry: Registry, stop: threading.Event | Non
         hello = read_hello(receive_message(stream))
         version = choose_version(hello.versions)
         registry.authorise(hello.token)
-        receiver = registry.join(hello.migration, hello.lease, hang_up)
+        receiver = registry.join(hello.migration, hello.lease, hang_up, hello.lane)
     except P2VError as error:
         log.info("data session refused: %s", error)
         _refuse(stream, error)

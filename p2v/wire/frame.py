@@ -41,6 +41,8 @@ class Kind(IntEnum):
     """The payload holds the 4 KiB pages of the chunk that changed; the rest is as it was."""
     FLUSH = 4
     """Make durable all that this connection has sent, then say so; no range, no payload."""
+    FORGET = 5
+    """The range is about to be sent anew, so what is known of it counts no more; no payload."""
 
 
 class WireCodec(IntEnum):
@@ -155,9 +157,12 @@ def _check_range(frame: Frame, sizes: list[int] | tuple[int, ...]) -> None:
     where = f"at {frame.offset}+{frame.length} of a disk of {size} bytes"
     if frame.offset % CHUNK_SIZE or not 0 < frame.length <= size - frame.offset:
         raise ProtocolError(problem=f"a range off the grid or off the disk, {where}")
-    if frame.kind is Kind.ZERO:
+    if frame.kind in (Kind.ZERO, Kind.FORGET):
         if frame.payload or (frame.length % CHUNK_SIZE and frame.offset + frame.length != size):
-            raise ProtocolError(problem=f"a ZERO frame with a payload or a partial chunk, {where}")
+            name = frame.kind.name
+            raise ProtocolError(
+                problem=f"a {name} frame with a payload or a partial chunk, {where}"
+            )
         return
     if frame.length != chunk_length(frame.offset // CHUNK_SIZE, size):
         raise ProtocolError(problem=f"not one whole chunk, {where}")

@@ -30,13 +30,18 @@ class Stream(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """What the agent opens with."""
+    """What the agent opens with.
+
+    A connection takes the place of an earlier one of the same `lane`, which is ended first: what
+    is still on its way there must not overwrite what the new one sends.
+    """
 
     versions: list[int]
     token: str
     migration: str
     lease: str
     agent: str = ""
+    lane: str = ""
 
     def __repr__(self) -> str:
         """Name the migration; never the secrets."""
@@ -130,6 +135,8 @@ def read_hello(message: dict[str, Any]) -> Hello:
         raise ProtocolError(problem="a hello without a list of versions")
     if not all(isinstance(message.get(name), str) for name in texts):
         raise ProtocolError(problem="a hello without token, migration or lease")
+    if not isinstance(message.get("lane", ""), str):
+        raise ProtocolError(problem="a hello whose lane is no text")
     return Hello(**_pick(Hello, message))
 
 

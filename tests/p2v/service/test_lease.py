@@ -89,6 +89,40 @@ def test_the_same_agent_takes_it_anew_and_its_old_connections_end(lease):
         lease.join(old)
 
 
+def test_a_connection_is_let_in_only_when_the_earlier_one_of_its_lane_has_ended(lease):
+    token = lease.take("agent-a")
+    order = []
+
+    def hang_up():
+        def end():
+            order.append("ended")
+            lease.leave(hang_up)
+
+        threading.Timer(0.1, end).start()
+
+    lease.join(token, hang_up, "1")
+    lease.join(token, None, "2")
+    lease.join(token, lambda: None, "1")
+    order.append("let in")
+    assert order == ["ended", "let in"] and lease.connections == 2
+
+
+def test_a_lane_whose_earlier_connection_will_not_end_is_kept_out(lease, monkeypatch):
+    monkeypatch.setattr(lease_module, "HANG_UP_S", 0.05)
+    token = lease.take("agent-a")
+    lease.join(token, lambda: None, "1")
+    with pytest.raises(MigrationBusyError):
+        lease.join(token, lambda: None, "1")
+    assert lease.connections == 1
+
+
+def test_connections_without_a_lane_stand_side_by_side(lease):
+    token = lease.take("agent-a")
+    lease.join(token)
+    lease.join(token)
+    assert lease.connections == 2
+
+
 def test_an_old_connection_that_will_not_end_keeps_the_new_life_out(lease, monkeypatch):
     monkeypatch.setattr(lease_module, "HANG_UP_S", 0.05)
     lease.join(lease.take("agent-a"))

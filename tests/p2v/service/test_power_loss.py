@@ -76,13 +76,21 @@ class Zero:
 
 
 @dataclass(frozen=True)
+class Forget:
+    """A range of chunks is announced to be sent anew."""
+
+    first: int
+    count: int
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """A checkpoint, and a frame that another session applies while the image is synced."""
 
     meanwhile: Data | Zero | None = None
 
 
-Step = Data | Pages | Zero | Checkpoint
+Step = Data | Pages | Zero | Forget | Checkpoint
 _seeds = st.integers(0, 5)
 _data = st.builds(Data, st.sampled_from(PLACES), _seeds)
 _zero = st.sampled_from(RANGES).map(lambda r: Zero(*r))
@@ -91,6 +99,7 @@ _steps = st.one_of(
     _data,
     st.builds(Pages, st.sampled_from(PLACES), _seeds),
     _zero,
+    st.sampled_from(RANGES).map(lambda r: Forget(*r)),
     st.builds(Checkpoint, st.one_of(st.none(), _data, _zero)),
 )
 _round = st.tuples(
@@ -129,6 +138,8 @@ class Sender:
                 self._send_pages(chunk, seed)
             case Zero(first, count):
                 self._zero(first, count)
+            case Forget(first, count):
+                self._forget(first, count)
             case Checkpoint(meanwhile):
                 self._checkpoint(meanwhile, recorder)
 
@@ -165,6 +176,12 @@ class Sender:
         for chunk in PLACES:
             if first <= chunk < first + count:
                 self.sent[chunk] = next(self._numbers), zero_digest(chunk_length(chunk, SIZE))
+
+    def _forget(self, first: int, count: int) -> None:
+        self._touch(first, count)
+        offset = first * CHUNK_SIZE
+        length = min(count * CHUNK_SIZE, SIZE - offset)
+        self.receiver.apply(Frame(Kind.FORGET, 0, offset, length, 1), b"", self._decoder)
 
     def _checkpoint(self, meanwhile: Data | Zero | None, recorder: Recorder) -> None:
         before = dict(self.sent)

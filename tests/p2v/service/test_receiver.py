@@ -101,6 +101,62 @@ def test_a_chunk_that_is_written_again_is_unknown_until_the_next_checkpoint(make
     assert known(receiver) == digest(B) and read(receiver) == B
 
 
+def forget(receiver, first, count, disk=0) -> None:
+    length = min(count * CHUNK_SIZE, receiver.sizes[disk] - first * CHUNK_SIZE)
+    frame = Frame(Kind.FORGET, disk, first * CHUNK_SIZE, length)
+    receiver.apply(frame, b"", Decoder())
+
+
+@pytest.fixture
+def syncs(make, monkeypatch):
+    """A receiver with five known chunks, and the syncs of its map from then on."""
+    receiver = make()
+    for chunk in range(4):
+        put(receiver, A, chunk)
+    put(receiver, A[:4096], 4)
+    receiver.checkpoint()
+    digests = receiver._disks[0].map
+    real, counted = digests.sync, []
+
+    def sync() -> None:
+        counted.append([known(receiver, chunk) == UNKNOWN for chunk in range(5)])
+        real()
+
+    monkeypatch.setattr(digests, "sync", sync)
+    return receiver, counted
+
+
+def test_what_is_announced_is_unknown_and_keeps_its_bytes(syncs):
+    receiver, _ = syncs
+    forget(receiver, 1, 4)
+    assert [known(receiver, chunk) == UNKNOWN for chunk in range(5)] == [False] + [True] * 4
+    assert receiver.missing(0) == 4 and read(receiver, 1) == A
+
+
+def test_rewriting_what_was_announced_costs_one_sync(syncs):
+    receiver, counted = syncs
+    forget(receiver, 0, 2)
+    forget(receiver, 3, 1)
+    for chunk in (0, 1, 3):
+        put(receiver, B, chunk)
+    assert counted == [[True, True, False, True, False]]
+
+
+def test_rewriting_what_was_not_announced_costs_a_sync_each(syncs):
+    receiver, counted = syncs
+    for chunk in (0, 1, 3):
+        put(receiver, B, chunk)
+    assert len(counted) == 3
+
+
+def test_a_pending_digest_is_dropped_by_an_announcement(make):
+    receiver = make()
+    put(receiver, A)
+    forget(receiver, 0, 1)
+    receiver.checkpoint()
+    assert known(receiver) == UNKNOWN
+
+
 def test_a_chunk_that_is_written_again_during_a_checkpoint_is_not_recorded_by_it(make, monkeypatch):
     receiver = make()
     put(receiver, A)

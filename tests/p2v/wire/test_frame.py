@@ -68,10 +68,11 @@ def test_a_frame_survives_packing_and_parsing():
         Frame(Kind.ZERO, 0, 0, SIZE, 1),
         Frame(Kind.ZERO, 0, CHUNK_SIZE, 2 * CHUNK_SIZE, 1),
         Frame(Kind.FLUSH, sequence=9),
+        Frame(Kind.FORGET, 0, CHUNK_SIZE, SIZE - CHUNK_SIZE, 1),
         data_frame(codec=WireCodec.NONE, payload=CHUNK_SIZE),
         data_frame(kind=Kind.PAGES, codec=WireCodec.NONE, payload=CHUNK_SIZE + 100),
     ],
-    ids=["partial last chunk", "whole disk zero", "zero run", "flush", "raw", "pages"],
+    ids=["partial last chunk", "whole disk zero", "zero run", "flush", "forget", "raw", "pages"],
 )
 def test_valid_frames_are_taken(frame):
     assert parse_frame(frame.pack(), [SIZE]) == frame
@@ -95,6 +96,8 @@ def test_valid_frames_are_taken(frame):
         Frame(Kind.ZERO, 0, 0, CHUNK_SIZE + 512, 1),
         Frame(Kind.ZERO, 0, 0, CHUNK_SIZE, 1, payload=5),
         Frame(Kind.ZERO, 0, 0, (1 << 64) - CHUNK_SIZE, 1),
+        Frame(Kind.FORGET, 0, 0, CHUNK_SIZE + 512, 1),
+        Frame(Kind.FORGET, 0, 0, CHUNK_SIZE, 1, payload=5),
         Frame(Kind.FLUSH, payload=1),
         Frame(Kind.FLUSH, length=CHUNK_SIZE),
     ],
