@@ -42,9 +42,10 @@ NOISE = 72 * MiB
 WIRE = NOISE + 2 * MiB
 """What the whole source takes on the wire: there is half as much text, which becomes little."""
 SIZE = 300 * MiB + 5 * 512
-RATE = 24 * MiB
-"""Bytes a second: a migration then takes some seconds."""
-LATEST_S = 4.0
+RATE = 16 * MiB
+"""Bytes a second: a migration then takes some four seconds."""
+SLOW_RATE = 4 * MiB
+"""Bytes a second at which a migration lasts several checkpoints."""
 BURST_S = 1.0
 """What the limit allows beyond its rate."""
 CHECKPOINT_S = CHECKPOINT_SECONDS + 2.0
@@ -72,12 +73,12 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     path.unlink()
 
 
-def check_wire(what: str, sent: int, breaks: list[float]) -> None:
+def check_wire(what: str, sent: int, breaks: list[float], rate: int = RATE) -> None:
     """Hold the bytes sent against what breaks may cost; `breaks` are the seconds sent before each.
 
     What is kept across a break is what a checkpoint has covered. The figures are printed.
     """
-    cost = sum(int((min(before, CHECKPOINT_S) + BURST_S) * RATE) + IN_FLIGHT for before in breaks)
+    cost = sum(int((min(before, CHECKPOINT_S) + BURST_S) * rate) + IN_FLIGHT for before in breaks)
     extra, allowed = (sent - WIRE) / MiB, cost / MiB
     print(f"\n{what}: sent {sent / MiB:.1f} MiB, {extra:.1f} MiB again, {allowed:.1f} allowed")
     assert extra <= allowed
@@ -89,15 +90,20 @@ def options_of(turn: int, rate: int = RATE) -> list[str]:
     return ["--format", image, *more, "--all-blocks", *limit]
 
 
-def rounds(what: str) -> list[Any]:
-    """Return (number of the round, seconds before each of its kills)."""
+def rounds(what: str, latest_s: float) -> list[Any]:
+    """Return (number of the round, rate, seconds before each of its kills).
+
+    The first round is quick; the others last until after several checkpoints. `latest_s` is
+    the part of a quick migration within which a kill strikes, in seconds.
+    """
     random = Random(f"{what} {SEED}")
     return [
         pytest.param(
             turn,
-            [random.uniform(0.1, LATEST_S) for _ in range(TOGETHER)],
+            SLOW_RATE if turn else RATE,
+            [random.uniform(0.1, latest_s * (5 if turn else 1)) for _ in range(TOGETHER)],
             id=f"round-{turn}-of-seed-{SEED}",
-            marks=[pytest.mark.slow] if turn else [],
+            marks=[pytest.mark.slow, pytest.mark.timeout(600)] if turn else [],
         )
         for turn in range(ROUNDS)
     ]
@@ -174,25 +180,29 @@ def _migrations(converter: Converter) -> set[str]:
     return {name for name in names if not name.endswith(".new")}
 
 
-@pytest.mark.parametrize(("turn", "delays"), rounds("agent"))
-def test_agents_that_are_killed_go_on_where_they_were(converter, agent, source, turn, delays):
+@pytest.mark.parametrize(("turn", "rate", "delays"), rounds("agent", latest_s=3))
+def test_agents_that_are_killed_go_on_where_they_were(converter, agent, source, turn, rate, delays):
     under_way = []
     for number, delay in enumerate(delays):
-        migration = Migrating(agent, converter, source, *options_of(TOGETHER * turn + number))
+        options = options_of(TOGETHER * turn + number, rate)
+        migration = Migrating(agent, converter, source, *options)
         time.sleep(delay)
         migration.kill()
+        assert migration.sent, "it was over before it was killed"
         under_way.append(migration)
     for migration in under_way:
         migration.resume()
     for migration in under_way:
         migration.end()
-        check_wire("agent killed", migration.received(), migration.sent)
+        check_wire("agent killed", migration.received(), migration.sent, rate)
 
 
-@pytest.mark.parametrize(("turn", "delays"), rounds("converter"))
-def test_a_converter_that_is_killed_goes_on_where_it_was(converter, agent, source, turn, delays):
+@pytest.mark.parametrize(("turn", "rate", "delays"), rounds("converter", latest_s=1))
+def test_a_converter_that_is_killed_goes_on_where_it_was(
+    converter, agent, source, turn, rate, delays
+):
     under_way = [
-        Migrating(agent, converter, source, *options_of(TOGETHER * turn + number))
+        Migrating(agent, converter, source, *options_of(TOGETHER * turn + number, rate))
         for number in range(TOGETHER)
     ]
     for delay in delays:
@@ -202,8 +212,9 @@ def test_a_converter_that_is_killed_goes_on_where_it_was(converter, agent, sourc
             migration.break_()
         converter.start()
     for migration in under_way:
+        assert migration.sent, "it was over before the converter was killed"
         done = migration.end()
-        check_wire("converter killed", done["counters"]["wire"], migration.sent)
+        check_wire("converter killed", done["counters"]["wire"], migration.sent, rate)
 
 
 @pytest.mark.slow
@@ -213,7 +224,7 @@ def test_a_migration_that_is_interrupted_all_the_time_ends_all_the_same(
     converter, agent, source, turn
 ):
     random = Random(f"both {turn} {SEED}")
-    migration = Migrating(agent, converter, source, *options_of(turn, RATE // 6))
+    migration = Migrating(agent, converter, source, *options_of(turn, SLOW_RATE))
     for _ in range(6):
         time.sleep(random.uniform(0.5, 9))
         if random.random() < 0.5:
