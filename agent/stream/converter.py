@@ -67,5 +67,8 @@ class Converter(Protocol):
         Repeating it is harmless, and makes a converter go on that was cut off in between.
         """
 
+    def cancel(self, id: str) -> None:  # noqa: A002
+        """End it for good; its unfinished images are deleted."""
+
     def close(self) -> None:
         """Give the lease back and close."""

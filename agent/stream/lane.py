@@ -23,6 +23,7 @@ from typing import Protocol
 
 import native
 from agent.capture.layout import Kind as PieceKind
+from agent.stream.chart import Chart, Mark
 from agent.stream.converter import Connection, ConnectionLostError, Converter
 from agent.stream.limiter import Limiter
 from agent.stream.policy import Policy
@@ -97,6 +98,7 @@ class Shared:
     policy: Policy
     limiter: Limiter
     counters: Counters
+    chart: Chart | None
     stop: threading.Event
     patience_s: float
     """How long a lane tries to get a connection again before the transfer fails."""
@@ -141,6 +143,7 @@ class Lane:
     def _send_all(self, connection: Connection) -> None:
         shared = self._shared
         while not shared.stop.is_set():
+            shared.limiter.wait(shared.stop)
             taken = shared.work.take()
             if taken is None:
                 break
@@ -163,6 +166,7 @@ class Lane:
         if block.piece.kind is PieceKind.ZERO:
             frames = self._zero(block)
             tally.zero += block.length
+            self._mark(block, block.offset, block.length, Mark.ZERO)
         else:
             frames = self._encode(block, known, tally)
         encoded = time.monotonic()
@@ -230,18 +234,25 @@ class Lane:
             at = offset % GROUP_SIZE // CHUNK_SIZE * DIGEST_SIZE
             if known[at : at + DIGEST_SIZE] == checksum:
                 tally.same += length
+                self._mark(block, offset, length, Mark.SAME)
                 return
         self._sequence += 1
         if zero:
             tally.zero += length
+            self._mark(block, offset, length, Mark.ZERO)
             frames.append((Frame(Kind.ZERO, block.disk, offset, length, self._sequence), b""))
             return
         codec, payload = encoder.encode(chunk)
         tally.sent += length
+        self._mark(block, offset, length, Mark.SENT)
         frame = Frame(
             Kind.DATA, block.disk, offset, length, self._sequence, codec, len(payload), checksum
         )
         frames.append((frame, payload))
+
+    def _mark(self, block: Block, offset: int, length: int, mark: Mark) -> None:
+        if self._shared.chart is not None:
+            self._shared.chart.add(block.disk, offset, length, mark)
 
     def _encoder(self) -> Encoder:
         choice = self._shared.policy.choice

@@ -67,6 +67,10 @@ class LocalConverter:
         """Verify and commit; returns when that is done."""
         self._migrations.complete(id, self._leases.get(id, ""), report)
 
+    def cancel(self, id: str) -> None:  # noqa: A002
+        """End a migration for good; its unfinished images are deleted."""
+        self._migrations.cancel(id)
+
     def close(self) -> None:
         """Make durable what was received and close everything."""
         self._stop.set()

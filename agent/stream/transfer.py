@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from agent.stream.chart import Chart
 from agent.stream.converter import Converter
 from agent.stream.lane import Counters, Disk, Lane, Shared
 from agent.stream.limiter import Limiter
@@ -50,6 +51,9 @@ class Transfer:
         queue: Iterable[Block],
         options: Options,
         known: Known | None = None,
+        *,
+        limiter: Limiter | None = None,
+        chart: Chart | None = None,
     ) -> None:
         self.counters = Counters()
         self.policy = Policy(options.codec)
@@ -62,8 +66,9 @@ class Transfer:
             disks=disks,
             work=Work(queue, known),
             policy=self.policy,
-            limiter=Limiter(options.bwlimit),
+            limiter=limiter or Limiter(options.bwlimit),
             counters=self.counters,
+            chart=chart,
             stop=self._stop,
             patience_s=options.patience_s,
         )

@@ -52,12 +52,45 @@ def test_an_idle_second_is_made_up_for_but_no_more(clock):
     limiter.take(1000, clock)
     assert clock.waits == []
     limiter.take(1000, clock)
-    assert clock.waits == [pytest.approx(1.0)]
+    assert sum(clock.waits) == pytest.approx(1.0)
 
 
 def test_one_take_may_be_larger_than_a_second(clock):
     Limiter(1000).take(5000, clock)
-    assert clock.waits == [pytest.approx(5.0)]
+    assert sum(clock.waits) == pytest.approx(5.0)
+
+
+def test_a_new_rate_counts_for_those_who_wait_already(clock):
+    limiter = Limiter(1000)
+    limiter.take(1000, clock)
+
+    def wait(seconds: float) -> bool:
+        clock.now += seconds
+        limiter.rate = 0
+        return False
+
+    clock.wait = wait
+    begun = clock.now
+    limiter.take(100_000, clock)
+    assert clock.now - begun < 1
+
+
+def test_a_pause_lasts_until_it_is_ended_or_the_transfer_is():
+    limiter, stop, passed = Limiter(), threading.Event(), threading.Event()
+
+    def lane() -> None:
+        limiter.wait(stop)
+        passed.set()
+
+    for end in (limiter.go_on, stop.set):
+        passed.clear()
+        limiter.pause()
+        thread = threading.Thread(target=lane)
+        thread.start()
+        assert limiter.paused and not passed.wait(0.05)
+        end()
+        thread.join(20)
+        assert passed.is_set()
 
 
 def test_lanes_share_the_rate():
