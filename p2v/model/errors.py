@@ -245,6 +245,49 @@ class ToolError(P2VError):
     message = "{tool}: {problem}."
 
 
+# --- the guest -----------------------------------------------------------------------------------
+
+
+class GuestError(P2VError):
+    """Inspecting or editing a guest failed inside the appliance."""
+
+    code = "guest-failed"
+    exit_code = 60
+    status = 422
+    message = "{image}: {problem}."
+    hint = "The image is as it was; 'p2v convert --dry-run' shows how far the guest can be read."
+
+
+class NoGuestError(P2VError):
+    """No operating system was found, or more than one and none was chosen."""
+
+    code = "no-guest"
+    exit_code = 61
+    status = 422
+    message = "{image}: {problem}."
+    hint = "{way_out}"
+
+
+class ConversionRefusedError(P2VError):
+    """The guest can't be converted for this target; the image is as it was."""
+
+    code = "conversion-refused"
+    exit_code = 62
+    status = 422
+    message = "{image} is not converted: {problem}."
+    hint = "{way_out}"
+
+
+class ConversionFailedError(P2VError):
+    """An edit or a check failed; the image is as it was."""
+
+    code = "conversion-failed"
+    exit_code = 63
+    status = 500
+    message = "{image} is not converted: {problem}."
+    hint = "The image is as it was; {report} says what was found and tried."
+
+
 # --- the converter itself ------------------------------------------------------------------------
 
 
