@@ -43,8 +43,8 @@ class Converter(Protocol):
     address: str
     """Where it is, for messages."""
 
-    def create(self, plan: Plan) -> Migration:
-        """Start a migration."""
+    def create(self, plan: Plan, id: str = "") -> Migration:  # noqa: A002
+        """Start a migration, under an id of one's own if one is given; it may be repeated then."""
 
     def get(self, id: str) -> Migration:  # noqa: A002
         """Return a migration as it stands."""

@@ -39,9 +39,9 @@ class LocalConverter:
         self._leases: dict[str, str] = {}
         self._stop = threading.Event()
 
-    def create(self, plan: Plan) -> Migration:
-        """Start a migration."""
-        return self._migrations.create(plan, EMBEDDED.name)
+    def create(self, plan: Plan, id: str = "") -> Migration:  # noqa: A002
+        """Start a migration, under an id of one's own if one is given; it may be repeated then."""
+        return self._migrations.create(plan, EMBEDDED.name, id or None)
 
     def get(self, id: str) -> Migration:  # noqa: A002
         """Return a migration as it stands."""

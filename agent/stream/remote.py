@@ -179,9 +179,10 @@ class RemoteConverter:
         self._lock = threading.Lock()
         self._leases: dict[str, str] = {}
 
-    def create(self, plan: Plan) -> Migration:
-        """Start a migration."""
-        return _migration(self._call("POST", "/migrations", {"plan": to_json(plan)}))
+    def create(self, plan: Plan, id: str = "") -> Migration:  # noqa: A002
+        """Start a migration, under an id of one's own if one is given; it may be repeated then."""
+        body = {"plan": to_json(plan)} | ({"id": id} if id else {})
+        return _migration(self._call("POST", "/migrations", body))
 
     def get(self, id: str) -> Migration:  # noqa: A002
         """Return a migration as it stands."""
