@@ -77,13 +77,18 @@ class RenameFile:
 
 @dataclass(frozen=True, slots=True)
 class CopyFile:
-    """Copy the guest's file `path` to `to`, over what is there; folders are made as needed."""
+    """Copy the guest's file `path` to `to`, over what is there; folders are made as needed.
+
+    Both are on the volume `device` where that is set: one that the guest mounts nowhere.
+    """
 
     path: str
     to: str
+    device: str = ""
 
     def __str__(self) -> str:
-        return f"copy {self.path} to {self.to}"
+        where = f" on {self.device}" if self.device else ""
+        return f"copy {self.path} to {self.to}{where}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,18 +138,6 @@ class SetValue:
 
 
 @dataclass(frozen=True, slots=True)
-class DeleteValue:
-    """Delete a registry value; see `SetValue`."""
-
-    hive: str
-    key: str
-    name: str
-
-    def __str__(self) -> str:
-        return rf"delete the value {self.key}\{self.name}"
-
-
-@dataclass(frozen=True, slots=True)
 class DeleteKey:
     """Delete a registry key with all that is in it; see `SetValue`."""
 
@@ -155,6 +148,19 @@ class DeleteKey:
         return f"delete the key {self.key}"
 
 
+@dataclass(frozen=True, slots=True)
+class RecoverHive:
+    """Apply a hive's logs to it, and empty them; see `p2v.guest.windows.registry.recover`."""
+
+    hive: str
+    logs: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"apply {' and '.join(self.logs)} to {self.hive}"
+
+
+RegistryAction = RecoverHive | SetValue | DeleteKey
+
 Action = (
     WriteFile
     | UploadFile
@@ -163,9 +169,7 @@ Action = (
     | CopyFile
     | LinkFile
     | RunProgram
-    | SetValue
-    | DeleteValue
-    | DeleteKey
+    | RegistryAction
 )
 
 
