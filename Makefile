@@ -22,7 +22,7 @@ $(STAMP)apt: packages.txt
 	  if [ -n "$$missing" ]; then apt-get update -q && apt-get install -qy --no-install-recommends $$missing; fi
 	@mkdir -p $(VENV) && touch $@
 
-$(STAMP)install: $(STAMP)apt pyproject.toml setup.py requirements.lock $(wildcard native/*.pyx native/kernels/* native/tracker/*)
+$(STAMP)install: $(STAMP)apt pyproject.toml setup.py requirements.lock $(wildcard native/*.pyx native/freeze/* native/kernels/* native/tracker/*)
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install -q --use-pep517 -r requirements.lock
 	$(PY) -m pip install -q --no-deps --no-build-isolation -e .
@@ -60,4 +60,4 @@ test-asan: setup  ## the native core's tests under ASan and UBSan
 	$(ASAN_ENV) $(PY) -P -m pytest -q -p no:cacheprovider -p no:faulthandler --capture=sys tests/native
 
 clean:  ## remove what was built; the cache of source disks stays
-	rm -rf $(VENV) build dist *.egg-info native/_core.c native/_tracker.c native/*.so native/*.bpf.o
+	rm -rf $(VENV) build dist *.egg-info native/_core.c native/_freeze.c native/_tracker.c native/*.so native/*.bpf.o
