@@ -20,6 +20,8 @@ from typing import Any, TypeVar
 from agent.capture.holes import without_holes
 from agent.capture.layout import Layout, prepare
 from agent.capture.source import Source
+from agent.job.controls import Controls
+from agent.stream.chart import Chart
 from agent.stream.converter import Converter
 from agent.stream.lane import Counters
 from agent.stream.remote import HEARTBEAT_S
@@ -69,6 +71,8 @@ class Progress:
     elapsed_s: float
     problem: str = ""
     """Why nothing moves, if nothing does."""
+    chart: Chart | None = None
+    """What happened to every part of the disks, where they are read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +96,11 @@ class _Captured:
     sources: list[Source]
     layouts: list[Layout]
     total: int = field(init=False)
+    chart: Chart = field(init=False)
 
     def __post_init__(self) -> None:
         self.total = sum(layout.size for layout in self.layouts)
+        self.chart = Chart([layout.size for layout in self.layouts])
 
     def blocks(self) -> Iterator[Block]:
         return itertools.chain.from_iterable(
@@ -114,15 +120,20 @@ def migrate(
     converter: Converter,
     plan: Plan,
     *,
+    id: str = "",  # noqa: A002 - the word of the API
     resume: str = "",
+    here: Callable[[Plan], Plan] = lambda plan: plan,
     options: Callable[[Plan], Options] = default_options,
     watch: Watch = lambda _: None,
     started: Callable[[Migration], None] = lambda _: None,
+    controls: Controls | None = None,
 ) -> Outcome:
     """Carry out `plan`, or go on with the migration `resume`, whose plan then counts.
 
+    A new migration gets the id `id`, if one is given. `here` turns the plan of one that was begun
+    on another system of the same machine into what it is on this one.
     `watch` is told how it goes a few times a second; `started` gets the migration once its id is
-    known.
+    known. What is asked of `controls` meanwhile is heeded.
 
     Raises:
         P2VError: it did not finish. Unless the error says otherwise it can be resumed.
@@ -130,7 +141,7 @@ def migrate(
     begun = time.monotonic()
     if resume:
         found = converter.get(resume)
-        plan = found.plan
+        plan = here(found.plan)
         if found.state in _SENT:
             return _attach(converter, found, options(plan), watch, started)
         if found.state.final:
@@ -138,9 +149,9 @@ def migrate(
                 id=resume, state=found.state.value, problem="there is nothing to resume"
             )
     with _open(plan) as captured:
-        migration = converter.get(resume) if resume else converter.create(plan)
+        migration = converter.get(resume) if resume else converter.create(plan, id)
         started(migration)
-        run = _Run(converter, migration.id, captured, options(plan), watch, begun)
+        run = _Run(converter, migration.id, captured, options(plan), watch, begun, controls)
         run.take_lease(LEASE_WAIT_S if resume else 0.0)
         migration, counters = run.to_the_end(compare=bool(resume))
         unreadable = _unreadable(plan, captured.sources)
@@ -206,6 +217,7 @@ class _Run:
         options: Options,
         watch: Watch,
         begun: float,
+        controls: Controls | None = None,
     ) -> None:
         self._converter = converter
         self._id = migration
@@ -214,6 +226,8 @@ class _Run:
         self._watch = watch
         self._begun = begun
         self._codec = ""
+        self._limiter = (controls or Controls()).limiter
+        self._limiter.rate = options.bwlimit
 
     def take_lease(self, patience_s: float) -> None:
         """Take the right to send; wait for it if another agent has it but sends nothing."""
@@ -278,6 +292,8 @@ class _Run:
             self._captured.blocks(),
             self._options,
             known,
+            limiter=self._limiter,
+            chart=self._captured.chart,
         )
         transfer.start()
         with self._heartbeat() as problem:
@@ -299,11 +315,20 @@ class _Run:
         return expand_group(body, group, self._captured.layouts[disk].size)
 
     def _tell(self, phase: str, done: int, counters: Counters, problem: str = "") -> None:
-        total = self._captured.total
-        elapsed = time.monotonic() - self._begun
+        captured = self._captured
+        for disk, source in enumerate(captured.sources):
+            captured.chart.add_bad(disk, source.bad.extents)
         self._watch(
             Progress(
-                self._id, phase, min(done, total), total, counters, self._codec, elapsed, problem
+                migration=self._id,
+                phase=phase,
+                done=min(done, captured.total),
+                total=captured.total,
+                counters=counters,
+                codec=self._codec,
+                elapsed_s=time.monotonic() - self._begun,
+                problem=problem,
+                chart=captured.chart,
             )
         )
 

@@ -14,7 +14,10 @@ from pathlib import Path
 
 from agent.cli.plan_options import add_plan_options, choices_from, plan_from, read_plan
 from agent.cli.progress import format_time, make_display
-from agent.migration import Outcome, default_options, migrate
+from agent.job.controls import Controls
+from agent.job.folder import Job
+from agent.job.reporter import Reporter, reporting
+from agent.migration import Outcome, Progress, default_options, migrate
 from agent.plan import Choices
 from agent.stream.converter import Converter
 from agent.stream.transfer import Options
@@ -45,6 +48,7 @@ def register(subparsers: Subparsers) -> None:
     trust.add_argument("--code-file", metavar="FILE", type=Path, help="holds a pairing code")
     trust.add_argument("--token-file", metavar="FILE", type=Path, help="holds a token")
     trust.add_argument("--fingerprint", metavar="SHA256", default="", help="the converter's")
+    parser.add_argument("--job", metavar="DIR", type=Path, help="report and take requests there")
     parser.add_argument("--connections", type=int, default=0, metavar="N", help="0: by the cores")
     parser.add_argument(
         "--progress", choices=("auto", "json", "none"), default="auto", help="on stderr"
@@ -60,34 +64,63 @@ def run(args: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.INFO if args.verbose else logging.ERROR, stream=sys.stderr)
     if args.server is None and args.to is None and not args.dry_run:
         raise UsageError(problem="say where to: --server URL, or --to DIR for this machine")
-    plan = None if args.resume else _plan(args)
-    if plan is not None:
-        _refuse_live(plan)
     if args.dry_run:
-        return _dry_run(args, plan)
-    for warning in plan.warnings if plan else ():
-        print(f"p2v-agent: warning: {printable(warning)}", file=sys.stderr)
-    with contextlib.closing(_converter(args)) as converter, make_display(args.progress) as display:
-        outcome = migrate(
-            converter,
-            plan or converter.get(args.resume).plan,
-            resume=args.resume or "",
-            options=lambda plan: _options(args, plan),
-            watch=display.show,
-            started=lambda migration: _announce(args, migration),
-        )
+        return _dry_run(args)
+    controls = Controls()
+    target = str(args.server or args.to)
+    with reporting(Job(args.job) if args.job else None, target, controls) as reporter:
+        outcome = _migrate(args, controls, reporter)
+        code = ReadFailedError.exit_code if outcome.unreadable else 0
+        reporter.finished(outcome, code)
     _print(args, outcome)
     for error in outcome.unreadable:
         print(f"p2v-agent: warning: {error}\n  {error.way_out}", file=sys.stderr)
-    return ReadFailedError.exit_code if outcome.unreadable else 0
+    return code
+
+
+def _migrate(args: argparse.Namespace, controls: Controls, reporter: Reporter) -> Outcome:
+    plan = None if args.resume else _plan(args)
+    for warning in plan.warnings if plan else ():
+        print(f"p2v-agent: warning: {printable(warning)}", file=sys.stderr)
+    with contextlib.closing(_converter(args)) as converter, make_display(args.progress) as display:
+        plan = plan or converter.get(args.resume).plan
+        reporter.planned(plan)
+        named: list[str] = []
+
+        def started(migration: Migration) -> None:
+            named.append(migration.id)
+            reporter.started(migration)
+            _announce(args, migration)
+
+        def watch(progress: Progress) -> None:
+            display.show(progress)
+            reporter.show(progress)
+
+        try:
+            return migrate(
+                converter,
+                plan,
+                resume=args.resume or "",
+                options=lambda plan: _options(args, plan),
+                watch=watch,
+                started=started,
+                controls=controls,
+            )
+        except BaseException:
+            if controls.discard and named:
+                converter.cancel(named[0])
+            raise
 
 
 def _plan(args: argparse.Namespace) -> Plan:
     if args.plan is None:
-        return plan_from(choices_from(args))
-    if choices_from(args) != Choices(disks=()):
+        plan = plan_from(choices_from(args))
+    elif choices_from(args) != Choices(disks=()):
         raise UsageError(problem="a plan file says what to do; leave the options of 'plan' out")
-    return read_plan(args.plan)
+    else:
+        plan = read_plan(args.plan)
+    _refuse_live(plan)
+    return plan
 
 
 def _refuse_live(plan: Plan) -> None:
@@ -140,9 +173,10 @@ def _announce(args: argparse.Namespace, migration: Migration) -> None:
             )
 
 
-def _dry_run(args: argparse.Namespace, plan: Plan | None) -> int:
-    if plan is None:
+def _dry_run(args: argparse.Namespace) -> int:
+    if args.resume:
         raise UsageError(problem="--dry-run shows what a plan would do; a resume has one already")
+    plan = _plan(args)
     if args.json:
         print(json.dumps({"plan": to_json(plan)}, indent=2))
         return EXIT_WARNINGS if plan.warnings else 0

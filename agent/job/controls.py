@@ -21,7 +21,7 @@ class Controls:
         """Whether the converter is to delete what it has, when the migration was stopped."""
 
     def stop(self, *, discard: bool) -> None:
-        """End the migration as Ctrl-C does; with `discard` for good, or else to be resumed."""
+        """End the process as SIGTERM does; with `discard` for good, or else to be resumed."""
         self.discard = discard
         self.limiter.go_on()
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM)
