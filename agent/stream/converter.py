@@ -58,8 +58,8 @@ class Converter(Protocol):
     def digests(self, id: str, disk: int, group: int) -> bytes:  # noqa: A002
         """Return a group of a disk's digest map (p2v.wire.digestmap)."""
 
-    def connect(self, id: str) -> Connection:  # noqa: A002
-        """Open a data connection for it."""
+    def connect(self, id: str, lane: str = "") -> Connection:  # noqa: A002
+        """Open a data connection for it, in place of the one that this `lane` had before."""
 
     def complete(self, id: str, report: dict[str, Any]) -> None:  # noqa: A002
         """Say that everything was sent; the converter verifies and commits.

@@ -5,7 +5,9 @@ Several lanes make the pipeline: while one waits for the disk another compresses
 the network, and there is no queue between them to bound or to drain. Reads, BLAKE3, zstd and TLS
 all release the GIL. A lane remembers the blocks that it sent until the converter says that they
 are durable; when its connection breaks they go back to the work and are read again. So an
-interruption of any kind is one case, and no payload is ever kept.
+interruption of any kind is one case, and no payload is ever kept. They go back only when a new
+connection of the lane was let in: by then the converter has ended the old one, and nothing that was
+still on its way there can come after what is read again.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Protocol
 
 import native
@@ -27,8 +29,9 @@ from agent.stream.chart import Chart, Mark
 from agent.stream.converter import Connection, ConnectionLostError, Converter
 from agent.stream.limiter import Limiter
 from agent.stream.policy import Policy
-from agent.stream.work import BLOCK_SIZE, Block, Work
+from agent.stream.work import BLOCK_SIZE, Block, Taken, Work
 from p2v.model.errors import MigrationBusyError, ProtocolError, UnreachableError
+from p2v.wire import pages
 from p2v.wire.chunk import CHUNK_SIZE, DIGEST_SIZE, GROUP_SIZE, digest, zero_digest
 from p2v.wire.codec import Buffer, Encoder
 from p2v.wire.frame import HEADER_SIZE, Frame, Kind, WireCodec
@@ -107,8 +110,9 @@ class Shared:
 class Lane:
     """The loop of one lane. `run` is its thread's target."""
 
-    def __init__(self, shared: Shared) -> None:
+    def __init__(self, shared: Shared, name: str = "") -> None:
         self._shared = shared
+        self._name = name
         self._buffer = mmap.mmap(-1, BLOCK_SIZE)  # page-aligned, as O_DIRECT wants it
         self._encoders: dict[tuple[WireCodec, int], Encoder] = {}
         self._sequence = 0
@@ -125,20 +129,24 @@ class Lane:
         shared = self._shared
         retry = _Retry(shared.patience_s)
         while not shared.stop.is_set():
+            self._sequence = 0
             try:
-                with contextlib.closing(shared.converter.connect(shared.migration)) as connection:
-                    self._sequence = 0
+                with contextlib.closing(self._connect()) as connection:
+                    self._give_back()
                     self._send_all(connection)
                     return
             except (ConnectionLostError, UnreachableError, MigrationBusyError) as error:
                 pause = retry.pause(error, moved=self._sequence > 0)
             except ProtocolError as error:
+                if any(block.pages and block.taken for _, block in self._unsure):
+                    raise  # the rest of the chunk is not what the converter has, and is gone
                 pause = retry.pause(error, moved=False)
-            finally:
-                self._give_back()
             with shared.counters.lock:
                 shared.counters.reconnects += 1
             shared.stop.wait(pause)
+
+    def _connect(self) -> Connection:
+        return self._shared.converter.connect(self._shared.migration, self._name)
 
     def _send_all(self, connection: Connection) -> None:
         shared = self._shared
@@ -148,11 +156,7 @@ class Lane:
             if taken is None:
                 break
             block, known = taken
-            try:
-                self._send(connection, block, known)
-            except BaseException:
-                shared.work.put_back([block])
-                raise
+            self._send(connection, block, known)
             self._settle(connection.durable())
         if self._unsure and not shared.stop.is_set():
             self._sequence += 1
@@ -167,22 +171,23 @@ class Lane:
             frames = self._zero(block)
             tally.zero += block.length
             self._mark(block, block.offset, block.length, Mark.ZERO)
+        elif block.taken is not None:
+            frames = self._encode_taken(block, block.taken, tally)
         else:
             frames = self._encode(block, known, tally)
         encoded = time.monotonic()
+        tally.wire = sum(HEADER_SIZE + len(payload) for _, payload in frames)
+        self._unsure.append((self._sequence, block))
+        shared.counters.add(tally)
         if frames:
-            tally.wire = sum(HEADER_SIZE + len(payload) for _, payload in frames)
             shared.limiter.take(tally.wire, shared.stop)
             connection.send(frames)
         shared.policy.observe(encoded - start, time.monotonic() - encoded, tally.sent, tally.wire)
-        self._unsure.append((self._sequence, block))
-        shared.counters.add(tally)
 
     def _give_back(self) -> None:
-        """Return what is not known to be durable to the work."""
-        blocks = [block for _, block in self._unsure]
+        """Return what is not known to be durable to the work: all of it, not just its pages."""
+        blocks = [block if block.taken else replace(block, pages=()) for _, block in self._unsure]
         self._unsure.clear()
-        self._sequence = 0
         self._shared.work.put_back(blocks)
         self._shared.counters.add(Counters(handled=-sum(block.length for block in blocks)))
 
@@ -242,13 +247,45 @@ class Lane:
             self._mark(block, offset, length, Mark.ZERO)
             frames.append((Frame(Kind.ZERO, block.disk, offset, length, self._sequence), b""))
             return
-        codec, payload = encoder.encode(chunk)
-        tally.sent += length
         self._mark(block, offset, length, Mark.SENT)
+        payload: Buffer
+        if block.pages:
+            kind, (codec, payload) = Kind.PAGES, pages.pack(chunk, block.pages, encoder)
+            tally.sent += _size(block.pages)
+        else:
+            kind, (codec, payload) = Kind.DATA, encoder.encode(chunk)
+            tally.sent += length
         frame = Frame(
-            Kind.DATA, block.disk, offset, length, self._sequence, codec, len(payload), checksum
+            kind, block.disk, offset, length, self._sequence, codec, len(payload), checksum
         )
         frames.append((frame, payload))
+
+    def _encode_taken(
+        self, block: Block, taken: Taken, tally: Counters
+    ) -> list[tuple[Frame, Buffer]]:
+        """Return the frame of a chunk that was taken before."""
+        self._sequence += 1
+        if taken.digest == zero_digest(block.length):
+            tally.zero += block.length
+            return [(Frame(Kind.ZERO, block.disk, block.offset, block.length, self._sequence), b"")]
+        payload: Buffer
+        if block.pages:
+            kind = Kind.PAGES
+            codec, payload = pages.pack_taken(taken.data, block.pages, self._encoder())
+        else:
+            kind, (codec, payload) = Kind.DATA, self._encoder().encode(taken.data)
+        tally.sent += len(taken.data)
+        frame = Frame(
+            kind,
+            block.disk,
+            block.offset,
+            block.length,
+            self._sequence,
+            codec,
+            len(payload),
+            taken.digest,
+        )
+        return [(frame, payload)]
 
     def _mark(self, block: Block, offset: int, length: int, mark: Mark) -> None:
         if self._shared.chart is not None:
@@ -259,6 +296,10 @@ class Lane:
         if choice not in self._encoders:
             self._encoders[choice] = Encoder(*choice)
         return self._encoders[choice]
+
+
+def _size(runs: pages.Runs) -> int:
+    return sum(count for _, count in runs) * pages.PAGE_SIZE
 
 
 class _Retry:

@@ -59,7 +59,7 @@ class LocalConverter:
         """Return a group of a disk's digest map."""
         return self._migrations.digests(id, disk, group)
 
-    def connect(self, id: str) -> Connection:  # noqa: A002
+    def connect(self, id: str, lane: str = "") -> Connection:  # noqa: A002
         """Open a connection, which is no more than a place in the lease."""
         return _LocalConnection(self._migrations, id, self._leases[id], self._stop)
 

@@ -208,9 +208,9 @@ class RemoteConverter:
         """Return a group of a disk's digest map."""
         return self._request("GET", f"/migrations/{id}/disks/{disk}/digests/{group}").content
 
-    def connect(self, id: str) -> Connection:  # noqa: A002
+    def connect(self, id: str, lane: str = "") -> Connection:  # noqa: A002
         """Open a data connection; takes the lease anew if the converter no longer knows it."""
-        return self._leased(id, partial(self._connect, id))
+        return self._leased(id, partial(self._connect, id, lane))
 
     def _leased(self, migration: str, action: Callable[[str], T]) -> T:
         """Call `action` with the lease, and again with a new one if that one is worth nothing.
@@ -227,7 +227,7 @@ class RemoteConverter:
                 lease = self._leases[migration]
             return action(lease)
 
-    def _connect(self, migration: str, lease: str) -> Connection:
+    def _connect(self, migration: str, lane: str, lease: str) -> Connection:
         stream = _dial(self._address, self._context)
         try:
             actual = _peer(stream)
@@ -241,7 +241,7 @@ class RemoteConverter:
                 raise ProtocolError(problem=f"{self._address} does not speak {ALPN}")
             stream.settimeout(SEND_TIMEOUT_S)
             agent = f"p2v-agent {p2v.__version__}"
-            hello = Hello([VERSION], self._credentials.token, migration, lease, agent)
+            hello = Hello([VERSION], self._credentials.token, migration, lease, agent, lane)
             send_message(stream, hello)
             answer = receive_message(stream)
             if "error" in answer:

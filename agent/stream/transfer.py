@@ -74,7 +74,10 @@ class Transfer:
         )
         self._threads = [
             threading.Thread(
-                target=self._run, args=(Lane(shared),), name=f"lane-{number}", daemon=True
+                target=self._run,
+                args=(Lane(shared, str(number)),),
+                name=f"lane-{number}",
+                daemon=True,
             )
             for number in range(options.lanes or default_lanes())
         ]

@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from agent.capture.layout import Kind, Piece
 from p2v.model.units import MiB
 from p2v.wire.chunk import GROUP_SIZE
+from p2v.wire.codec import Buffer
+from p2v.wire.pages import Runs
 
 BLOCK_SIZE = 1 * MiB
 """Bytes a block that is read at once: four chunks. Reads of 1 MiB were the fastest in nbdcopy's
@@ -18,11 +20,28 @@ measurements (256 KiB to 1 MiB within 7 %), and a block a lane bounds the agent'
 
 
 @dataclass(frozen=True, slots=True)
+class Taken:
+    """A chunk as it was at one instant, kept in memory.
+
+    `digest` is of the whole chunk; `data` its pages in order, or all of it.
+    """
+
+    digest: bytes
+    data: Buffer
+
+
+@dataclass(frozen=True, slots=True)
 class Block:
-    """A piece of a disk that one lane handles at once; at most `BLOCK_SIZE` unless it is zeros."""
+    """A piece of a disk that one lane handles at once; at most `BLOCK_SIZE` unless it is zeros.
+
+    With `pages` it is one chunk, which the converter has but for these pages. With `taken` it is
+    one chunk that is not read from the disk.
+    """
 
     disk: int
     piece: Piece
+    pages: Runs = ()
+    taken: Taken | None = None
 
     @property
     def offset(self) -> int:

@@ -9,6 +9,7 @@ The frame's digest is that of the chunk after the pages were put in.
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 
 import native
 from p2v.model.errors import ProtocolError
@@ -21,10 +22,19 @@ _RUN = struct.Struct("<HH")
 _LENGTH = struct.Struct("<I")
 
 
-def pack(new: Buffer, runs: list[tuple[int, int]], encoder: Encoder) -> tuple[WireCodec, bytes]:
+Runs = Sequence[tuple[int, int]]
+"""Pages of a chunk: (first page, count of pages), ascending and merged."""
+
+
+def pack(new: Buffer, runs: Runs, encoder: Encoder) -> tuple[WireCodec, bytes]:
     """Return the payload that carries the pages `runs` of the chunk `new`."""
+    return pack_taken(native.pack_pages(new, runs, PAGE_SIZE), runs, encoder)
+
+
+def pack_taken(taken: Buffer, runs: Runs, encoder: Encoder) -> tuple[WireCodec, bytes]:
+    """Return the payload that carries the pages `runs`, whose bytes in order are `taken`."""
     head = _COUNT.pack(len(runs)) + b"".join(_RUN.pack(*run) for run in runs)
-    body = head + native.pack_pages(new, runs, PAGE_SIZE)
+    body = head + taken
     codec, packed = encoder.encode(body)
     return codec, _LENGTH.pack(len(body)) + bytes(packed)
 

@@ -45,13 +45,13 @@ class Breaking:
     def __getattr__(self, name):
         return getattr(self._converter, name)
 
-    def connect(self, id):  # noqa: A002
+    def connect(self, id, lane=""):  # noqa: A002
         with self._lock:
             self.connects += 1
             calls = next(self._breaks, None)
         if isinstance(calls, Exception):
             raise calls
-        return _BreakingConnection(self._converter.connect(id), calls)
+        return _BreakingConnection(self._converter.connect(id, lane), calls)
 
 
 class _BreakingConnection:
