@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 
@@ -37,9 +37,14 @@ class Service:
     @property
     def file(self) -> str:
         """Name of a driver's file, in lower case."""
-        return (
-            self.image.replace("/", "\\").rpartition("\\")[2].lower() or f"{self.name}.sys".lower()
-        )
+        path = self.image.lower().replace("/", "\\")
+        return path.rpartition("\\")[2] or f"{self.name.lower()}.sys"
+
+    @property
+    def in_drivers(self) -> bool:
+        """Whether its file should be in System32/drivers."""
+        folder = self.image.lower().replace("/", "\\").rpartition("\\")[0]
+        return not self.image or folder.endswith("system32\\drivers")
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +157,7 @@ class WindowsFacts:
         powershell: whether Windows PowerShell is there.
         system_partition: where it starts by UEFI.
         dynamic: whether it lies on a dynamic disk.
+        snapshot: the recovered hive, compressed by zstd: what the edited one is compared with.
     """
 
     system_root: str
@@ -172,6 +178,7 @@ class WindowsFacts:
     powershell: bool = False
     system_partition: SystemPartition | None = None
     dynamic: bool = False
+    snapshot: bytes = field(default=b"", repr=False)
 
     def control_set(self) -> ControlSet | None:
         """Return the control set that starts."""
