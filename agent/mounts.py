@@ -27,6 +27,8 @@ class Mount:
     point: str
     type: str
     writable: bool
+    id: int = 0
+    """Of this mount, as mountinfo and fdinfo know it."""
 
 
 def mounts(text: str | None = None) -> tuple[Mount, ...]:
@@ -47,6 +49,7 @@ def _mount(line: str) -> Mount:
         type=kind,
         # A bind mount may be read-only while the file system below it is not.
         writable="rw" in options.split(","),
+        id=int(fields[0]),
     )
 
 

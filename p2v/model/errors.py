@@ -196,6 +196,51 @@ class DiskUnreadableError(P2VError):
     hint = "Run p2v-agent as root; 'dmesg' shows what the kernel has to say of the disk."
 
 
+class FreezeError(P2VError):
+    """The file systems could not be frozen, all together and for a short time."""
+
+    code = "freeze-failed"
+    exit_code = 25
+    message = "{path} cannot be frozen: {problem}."
+    hint = (
+        "All is thawed and what was sent is kept: try again with --resume, or capture the disk "
+        "offline, from the p2v ISO."
+    )
+
+
+class HookError(P2VError):
+    """A program in /etc/p2v/freeze.d failed, or took too long."""
+
+    code = "hook-failed"
+    exit_code = 26
+    message = "The hook {hook} failed: {problem}."
+    hint = (
+        "All is thawed and what was sent is kept: mend the hook, or make it no program (chmod -x), "
+        "and go on with --resume."
+    )
+
+
+class NotLiveError(P2VError):
+    """What is written to the disk can't be followed, so that it can't be captured live."""
+
+    code = "not-live"
+    exit_code = 27
+    message = "{disk} cannot be captured while it is written to: {problem}."
+    hint = "Unmount it, mount it read-only, or boot the machine from the p2v ISO."
+
+
+class TooBusyError(P2VError):
+    """The disk is written to faster than a short freeze allows."""
+
+    code = "too-busy"
+    exit_code = 28
+    message = "The disks are too busy for a cut-over: {problem}."
+    hint = (
+        "What was sent is kept. Go on at a quieter time with --resume, stop what writes most "
+        "before it, allow a longer --freeze-limit, or finish from the p2v ISO."
+    )
+
+
 # --- the target ----------------------------------------------------------------------------------
 
 
@@ -286,6 +331,48 @@ class ConversionFailedError(P2VError):
     status = 500
     message = "{image} is not converted: {problem}."
     hint = "The image is as it was; {report} says what was found and tried."
+
+
+# --- hosts ---------------------------------------------------------------------------------------
+
+
+class NoSuchHostError(P2VError):
+    """The name is no host or connection of this converter."""
+
+    code = "no-such-host"
+    exit_code = 14
+    status = 404
+    message = "There is no host '{host}' on this converter."
+    hint = "'p2v hosts list' shows those that there are."
+
+
+class HostUnreachableError(P2VError):
+    """A hypervisor does not answer, or not to these credentials."""
+
+    code = "host-unreachable"
+    exit_code = 60
+    status = 502
+    message = "{host} does not answer: {problem}."
+    hint = "Check its address, user and password ('p2v hosts show'), and the firewall between."
+
+
+class HostError(P2VError):
+    """A hypervisor refused or failed."""
+
+    code = "host-failed"
+    exit_code = 61
+    status = 502
+    message = "{host} refused or failed: {problem}."
+
+
+class NoSuitableHostError(P2VError):
+    """No host can take the virtual machine."""
+
+    code = "no-suitable-host"
+    exit_code = 62
+    status = 409
+    message = "No host can take {name}: {problem}."
+    hint = "'p2v hosts rate' shows every reason and what would help."
 
 
 # --- the converter itself ------------------------------------------------------------------------
