@@ -7,7 +7,7 @@ STAMP := $(VENV)/.stamp-
 export DEBIAN_FRONTEND := noninteractive
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup demo test test-all test-asan lint bench clean
+.PHONY: help setup agent demo test test-all test-asan lint bench clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -27,6 +27,9 @@ $(STAMP)install: $(STAMP)apt pyproject.toml setup.py requirements.lock $(wildcar
 	$(PY) -m pip install -q --use-pep517 -r requirements.lock
 	$(PY) -m pip install -q --no-deps --no-build-isolation -e .
 	@touch $@
+
+agent: setup  ## dist/p2v-agent: the agent as one file, for any x86-64 Linux since 3.10
+	$(PY) onefile/build.py dist/p2v-agent
 
 demo: setup  ## the main job on a real disk; the second run takes under a minute
 	@demo/run.sh
