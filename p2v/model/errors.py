@@ -350,7 +350,7 @@ class HostUnreachableError(P2VError):
     """A hypervisor does not answer, or not to these credentials."""
 
     code = "host-unreachable"
-    exit_code = 60
+    exit_code = 70
     status = 502
     message = "{host} does not answer: {problem}."
     hint = "Check its address, user and password ('p2v hosts show'), and the firewall between."
@@ -360,7 +360,7 @@ class HostError(P2VError):
     """A hypervisor refused or failed."""
 
     code = "host-failed"
-    exit_code = 61
+    exit_code = 71
     status = 502
     message = "{host} refused or failed: {problem}."
 
@@ -369,7 +369,7 @@ class NoSuitableHostError(P2VError):
     """No host can take the virtual machine."""
 
     code = "no-suitable-host"
-    exit_code = 62
+    exit_code = 72
     status = 409
     message = "No host can take {name}: {problem}."
     hint = "'p2v hosts rate' shows every reason and what would help."

@@ -80,6 +80,7 @@ class VmSettings:
         cpus: virtual processors.
         memory: all of it is reserved when the machine starts.
         architecture: of the processors, as uname(2) says it.
+        create: whether the converter makes it when the images are finished.
         host: the name of the chosen host; empty leaves the choice to the rating.
         storage: the chosen datastore, pool or folder of the host; empty takes the roomiest.
         clustered: highly available: it must be on a cluster.
@@ -95,6 +96,7 @@ class VmSettings:
     architecture: str = "x86_64"
     os: OsFamily = OsFamily.OTHER
     os_name: str = ""
+    create: bool = False
     host: str = ""
     storage: str = ""
     clustered: bool = False
