@@ -28,7 +28,7 @@ SERVICE = "p2v-firstboot"
 SCRIPT = "firstboot.ps1"
 _OWN_PROCESS, _AUTOMATIC, _IGNORE_ERRORS = 0x10, 2, 0
 _COMMAND = (
-    r"%SystemRoot%\System32\cmd.exe /d /c start p2v /b "
+    r'%SystemRoot%\System32\cmd.exe /d /c start "" /b '
     r"%SystemRoot%\System32\WindowsPowerShell\v1.0\powershell.exe -NoLogo -NoProfile "
     r'-NonInteractive -Command "iex ([IO.File]::ReadAllText($env:SystemRoot'
     rf" + '\{FOLDER}\{SCRIPT}'))"
