@@ -87,6 +87,15 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True)
+class Attempt:
+    """A start with the disks on one bus, and its verdict as in `Rehearsal`."""
+
+    bus: str
+    verdict: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Rehearsal:
     """A start of the converted guest under QEMU; filled in by `p2v.guest.rehearsal`.
 
@@ -97,6 +106,11 @@ class Rehearsal:
         screenshot: PNG in base64, "" for none.
         accelerator: `kvm` or `tcg`.
         seconds: until the verdict.
+        firmware: `bios` or `uefi`.
+        bus: what the disks were attached to.
+        attempts: all starts; the last is the verdict's.
+        concerns: what failed on the way, in the guest's words.
+        limits: what the rehearsal does not show.
     """
 
     verdict: str
@@ -105,6 +119,11 @@ class Rehearsal:
     screenshot: str = ""
     accelerator: str = ""
     seconds: float = 0.0
+    firmware: str = ""
+    bus: str = ""
+    attempts: tuple[Attempt, ...] = ()
+    concerns: tuple[str, ...] = ()
+    limits: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +134,7 @@ class Report:
         images: the guest's images in the order of its disks.
         target: the VM that it was prepared for.
         verdict, summary: how it ended, and that in a sentence.
-        hint: the way out of a refusal or failure.
+        code, hint: a stable slug for a refusal or failure, and the way out.
         found: None where no system could be inspected.
         problems: what a person should know, worst first.
         written: bytes of the disks that the edits changed.
@@ -128,6 +147,7 @@ class Report:
     verdict: Verdict
     summary: str
     created: float
+    code: str = ""
     hint: str = ""
     found: Found | None = None
     edits: tuple[EditRecord, ...] = ()
