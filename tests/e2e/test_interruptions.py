@@ -42,8 +42,8 @@ NOISE = 72 * MiB
 WIRE = NOISE + 2 * MiB
 """What the whole source takes on the wire: there is half as much text, which becomes little."""
 SIZE = 300 * MiB + 5 * 512
-RATE = 16 * MiB
-"""Bytes a second: a migration then takes some four seconds."""
+RATE = 8 * MiB
+"""Bytes a second: a migration then takes some eight seconds."""
 SLOW_RATE = 4 * MiB
 """Bytes a second at which a migration lasts several checkpoints."""
 BURST_S = 1.0
