@@ -137,7 +137,7 @@ def test_something_else_that_listens_there_is_no_converter(stranger, disk):
 
 def test_a_wrong_code_admits_nobody(stranger, shared_converter, disk):
     right = shared_converter.code()
-    wrong = right[:-1] + ("a" if right[-1] != "a" else "b")
+    wrong = right[:-1] + ("A" if right[-1] != "A" else "B")
     agent = known_as(stranger, P2V_CODE=wrong)
     said = fails(agent, *migrating(agent, disk), code=10, names=agent.address)
     assert "p2v pair" in said
