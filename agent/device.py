@@ -77,6 +77,34 @@ def geometry(fd: int) -> Geometry:
     return Geometry(size, logical, physical, block=True)
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a device begins: the whole disk's number, and the byte on it."""
+
+    disk: tuple[int, int]
+    offset: int
+
+
+def place_of(device: str) -> Place | None:
+    """Return where the disk or partition `device` begins, None where it is neither.
+
+    A volume or array is no partition: it begins where it is.
+    """
+    try:
+        status = Path(device).stat()
+    except OSError:
+        return None
+    if not stat.S_ISBLK(status.st_mode):
+        return None
+    major, minor = os.major(status.st_rdev), os.minor(status.st_rdev)
+    folder = Path(f"/sys/dev/block/{major}:{minor}").resolve()
+    if not (folder / "partition").exists():
+        return Place((major, minor), 0)
+    disk, _, other = (folder.parent / "dev").read_text().strip().partition(":")
+    offset = int((folder / "start").read_text()) * _SYSFS_SECTOR
+    return Place((int(disk), int(other)), offset)
+
+
 def drop_cache(fd: int) -> None:
     """Make buffered reads of the block device `fd` see what is on the disk (BLKFLSBUF).
 

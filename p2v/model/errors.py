@@ -229,6 +229,18 @@ class NotLiveError(P2VError):
     hint = "Unmount it, mount it read-only, or boot the machine from the p2v ISO."
 
 
+class SnapshotLostError(P2VError):
+    """A snapshot was written over: its volume changed more than there was room for."""
+
+    code = "snapshot-lost"
+    exit_code = 29
+    message = "The snapshot of {volume} is lost: more was written than it had room for."
+    hint = (
+        "What was sent is kept. Go on at a quieter time with --resume, add room to the volume "
+        "group, or boot the machine from the p2v ISO."
+    )
+
+
 class TooBusyError(P2VError):
     """The disk is written to faster than a short freeze allows."""
 
