@@ -88,6 +88,23 @@ def find_credentials(
     return credentials
 
 
+def known_converters() -> list[str]:
+    """Return the addresses of the converters that were paired with."""
+    try:
+        return sorted(tomllib.loads(store_path().read_text()))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError):
+        return []
+
+
+def pair_and_keep(address: Address, code: Code) -> None:
+    """Pair with the converter at `address` and keep what that gave for later.
+
+    Raises:
+        PairingError, UnreachableError: see `pair`.
+    """
+    _save(address, pair(address, code))
+
+
 def pair(address: Address, code: Code, expected: bytes | None = None) -> Credentials:
     """Pair with the converter at `address`.
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from p2v.model.command import run_verbs
 
 VERBS = {
+    "tui": "choose what to migrate on screens, and watch it",
     "inventory": "show what this machine is made of",
     "plan": "print the plan of a migration, for review and for 'migrate --plan'",
     "migrate": "stream disks to a converter, or into a folder",

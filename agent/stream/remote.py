@@ -198,6 +198,14 @@ class RemoteConverter:
         self._leases[migration] = str(answer["lease"])
         return self._leases[migration]
 
+    def check(self) -> None:
+        """Ask something harmless, to see whether the converter answers and knows us.
+
+        Raises:
+            P2VError: it does not; the error says why.
+        """
+        self._call("GET", "/migrations")
+
     def heartbeat(self, id: str) -> None:  # noqa: A002
         """Keep the lease while no data connection does."""
         lease = self._leases.get(id)

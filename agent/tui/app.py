@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The application: one screen after another over one draft, then a job that is watched."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from textual.app import App
+from textual.binding import Binding, BindingType
+from textual.scrollbar import ScrollBar
+
+from agent.job.folder import Job
+from agent.tui.draft import Draft
+from agent.tui.screens.converter import ConverterStep
+from agent.tui.screens.disks import DisksStep
+from agent.tui.screens.machine import Look, MachineStep, look_here
+from agent.tui.screens.progress import ProgressStep
+from agent.tui.screens.result import ResultStep
+from agent.tui.screens.summary import SummaryStep
+from agent.tui.screens.vm import VmStep
+from agent.tui.step import Step
+from agent.tui.terminal import Terminal, glyphs
+from agent.tui.widgets import PlainScrollBar
+
+STEPS: tuple[type[Step], ...] = (ConverterStep, MachineStep, DisksStep, VmStep, SummaryStep)
+
+
+class Wizard(App[int], inherit_bindings=False):
+    """The wizard; its result is the exit code."""
+
+    CSS_PATH = "wizard.tcss"
+    ENABLE_COMMAND_PALETTE = False
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("ctrl+c", "leave", show=False),
+        Binding("tab", "app.focus_next", show=False),
+        Binding("shift+tab", "app.focus_previous", show=False),
+    ]
+
+    def __init__(
+        self, terminal: Terminal, draft: Draft | None = None, job: Job | None = None
+    ) -> None:
+        super().__init__(ansi_color=True)
+        self.terminal = terminal
+        self.glyphs = glyphs(terminal)
+        self.draft = draft or Draft()
+        self.job = job
+        self.look: Look = look_here
+        self._at = 0
+        if terminal.ascii:
+            ScrollBar.renderer = PlainScrollBar
+
+    def on_mount(self) -> None:
+        """Show the first screen, or the job that is to be watched."""
+        self.theme = "ansi-dark"
+        self.push_screen(STEPS[0]() if self.job is None else ProgressStep(self.job))
+
+    def heading(self, step: Step) -> str:
+        """Return the title line of a screen."""
+        kind = type(step)
+        where = f"{STEPS.index(kind) + 1}/{len(STEPS)}  " if kind in STEPS else ""
+        return f"p2v  {where}{step.name_shown}"
+
+    def go(self, by: int) -> None:
+        """Show the next screen or the one before; before the first there is none."""
+        at = self._at + by
+        if 0 <= at < len(STEPS):
+            self._at = at
+            self.switch_screen(STEPS[at]())
+
+    def watch_job(self, job: Job) -> None:
+        """Watch a job that runs."""
+        self.job = job
+        self.switch_screen(ProgressStep(job))
+
+    def show_result(self, job: Job) -> None:
+        """Show what came of a job."""
+        self.switch_screen(ResultStep(job))
+
+    def start_over(self) -> None:
+        """Go back to the first screen; what was entered is still there."""
+        self.job = None
+        self._at = 0
+        self.switch_screen(STEPS[0]())
+
+    def action_leave(self) -> None:
+        """Leave; a job goes on."""
+        self.exit(0)

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from agent.tui.terminal import Terminal, prepare
+from p2v.model.machine import Machine
+
+prepare(Terminal(), os.environ)  # before Textual is imported
+
+from agent.tui.app import Wizard  # noqa: E402
+from agent.tui.draft import Draft  # noqa: E402
+
+MACHINES = Path(__file__).parents[2] / "machines"
+SNAPSHOTS = Path(__file__).parent / "snapshots"
+SIZES = [(80, 24), (132, 43)]
+
+
+def load(name: str) -> Machine:
+    return Machine.from_json(json.loads((MACHINES / f"{name}.json").read_text()))
+
+
+def screen_text(app) -> str:
+    """What the terminal shows, as lines."""
+    strips = app.screen._compositor.render_strips()
+    return "\n".join("".join(s.text for s in strip).rstrip() for strip in strips) + "\n"
+
+
+def check_snapshot(app, name: str) -> None:
+    """Compare with the recorded screen; P2V_SNAPSHOTS=write records it anew."""
+    width, height = app.size
+    path = SNAPSHOTS / f"{name}-{width}x{height}.txt"
+    text = screen_text(app)
+    assert len(text.splitlines()) <= height
+    assert all(len(line) <= width for line in text.splitlines())
+    if os.environ.get("P2V_SNAPSHOTS") == "write":
+        path.write_text(text)
+    assert text == path.read_text()
+
+
+@pytest.fixture(autouse=True)
+def places(tmp_path, monkeypatch):
+    monkeypatch.setenv("P2V_JOBS", str(tmp_path / "jobs"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def wizard():
+    """Make a wizard that looks at a recorded machine."""
+
+    def make(machine: str | Machine = "gpt-bios-ext4-swap-xfs", *, ascii: bool = True, **more):
+        found = load(machine) if isinstance(machine, str) else machine
+        app = Wizard(Terminal(ascii=ascii), **more)
+        app.look = lambda: replace(found)
+        return app
+
+    return make
+
+
+@pytest.fixture
+def draft(tmp_path):
+    """A draft that is filled in up to the last screen."""
+    from agent.job.launch import Target
+
+    def make(machine: str = "gpt-bios-ext4-swap-xfs") -> Draft:
+        draft = Draft(target=Target(server="https://converter.example:8443"))
+        draft.look_at(load(machine))
+        return draft
+
+    return make
