@@ -12,6 +12,8 @@ VERBS = {
     "serve": "run the converter that agents send their disks to",
     "pair": "print a one-time code that admits an agent",
     "migrations": "list, show or cancel migrations",
+    "hosts": "add, list and rate the hosts that virtual machines are made on",
+    "script": "print the script that makes a virtual machine",
     "image": "describe, check or compare disk images",
 }
 DESCRIPTION = "Moves physical servers into virtual machines."

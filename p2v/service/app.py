@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 import p2v
 from p2v.model.errors import AuthError, P2VError, TooLargeError, UsageError
 from p2v.model.problem import problem_document
-from p2v.service import admin, api, views
+from p2v.service import admin, agentfile, api, hostapi, views
 from p2v.service.context import Context
 
 PREFIX = "/api/v1"
@@ -50,8 +50,12 @@ def make_app(context: Context, administrator: bool = False) -> FastAPI:
     app.state.context = context
     app.state.administrator = administrator
     app.include_router(api.router, prefix=PREFIX)
+    app.include_router(agentfile.router, prefix=PREFIX)
+    app.include_router(agentfile.files)
+    app.include_router(hostapi.router, prefix=PREFIX)
     if administrator:
         app.include_router(admin.router, prefix=PREFIX)
+        app.include_router(hostapi.administration, prefix=PREFIX)
     app.add_exception_handler(P2VError, _known)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import socket
 import ssl
 from dataclasses import dataclass
@@ -32,6 +34,15 @@ class Certificate:
     path: Path
     digest: bytes
     """SHA-256 of the certificate in DER."""
+
+    @property
+    def public_key(self) -> str:
+        """SHA-256 of the public key (its SubjectPublicKeyInfo) in base64, as curl pins it."""
+        certificate = x509.load_pem_x509_certificate(self.path.read_bytes())
+        der = certificate.public_key().public_bytes(
+            serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+        )
+        return base64.b64encode(hashlib.sha256(der).digest()).decode("ascii")
 
     @property
     def fingerprint(self) -> str:

@@ -12,6 +12,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from p2v.model.errors import P2VError
 from p2v.service.auth import ADMINISTRATOR, Principal
 from p2v.service.certificate import Certificate
+from p2v.service.deploy import Deployer
 from p2v.service.metrics import Metrics
 from p2v.service.migrations import Migrations
 from p2v.service.pairing import PairingDesk
@@ -34,6 +35,7 @@ class Context:
     certificate: Certificate
     address: str
     """The URL at which agents reach it."""
+    deployer: Deployer
     metrics: Metrics = field(init=False)
     ready: bool = False
 

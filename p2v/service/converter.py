@@ -13,12 +13,18 @@ from p2v.model.errors import UsageError
 from p2v.service.addresses import server_url
 from p2v.service.adminclient import SOCKET_NAME
 from p2v.service.app import make_app
-from p2v.service.certificate import ensure_certificate
+from p2v.service.certificate import Certificate, ensure_certificate
 from p2v.service.context import Context
+from p2v.service.deploy import Deployer
+from p2v.service.deployments import DeploymentStore
+from p2v.service.downloads import Digests, Downloads
 from p2v.service.files import FolderLock, write_durably
 from p2v.service.front import Front
+from p2v.service.hosts import Hosts
+from p2v.service.hoststore import HostStore
 from p2v.service.migrations import Migrations
 from p2v.service.pairing import PairingDesk
+from p2v.service.secretbox import SecretBox
 from p2v.service.store import Store, default_url
 from p2v.service.web import WebServer
 from p2v.service.workflow import DurableEngine, default_workflow_url
@@ -70,11 +76,15 @@ class Converter:
                 data / _HTTP_SOCKET,
             )
             stack.callback(self._front.stop)
+            address = server_url(settings.host, self._front.port)
+            deployer = make_deployer(data, self.migrations, certificate, address)
+            self.migrations.deployer = deployer
             self._context = Context(
                 self.migrations,
                 PairingDesk(store, certificate.digest),
                 certificate,
-                server_url(settings.host, self._front.port),
+                address,
+                deployer,
             )
             self._servers = (
                 WebServer(make_app(self._context), data / _HTTP_SOCKET),
@@ -87,6 +97,8 @@ class Converter:
                 stack.callback(server.stop)
             self._context.ready = True
             self._front.start()
+            deployer.hosts.start()
+            stack.callback(deployer.hosts.stop)
             self._parts = stack.pop_all()
 
     @property
@@ -120,6 +132,21 @@ class Converter:
         """Take no more work, make durable what was received, and give everything back."""
         self._context.ready = False
         self._parts.close()
+
+
+def make_deployer(
+    data: Path, migrations: Migrations, certificate: Certificate, address: str
+) -> Deployer:
+    """Return what makes virtual machines of the converter's images; it keeps its key in `data`."""
+    return Deployer(
+        Hosts(HostStore(migrations.store, SecretBox(data))),
+        DeploymentStore(migrations.store),
+        Downloads(),
+        Digests(),
+        certificate,
+        address,
+        migrations.finish_again,
+    )
 
 
 def _make_folder(data: Path) -> Path:

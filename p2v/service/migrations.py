@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from p2v.model.errors import MigrationStateError, P2VError
 from p2v.model.migration import Migration, MigrationState
@@ -28,6 +28,9 @@ from p2v.service.intake import check_id, check_plan, check_report, new_id
 from p2v.service.lease import HangUp
 from p2v.service.receiver import Receiver
 from p2v.service.store import Event, Store
+
+if TYPE_CHECKING:
+    from p2v.service.deploy import Deployer
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +49,8 @@ class Migrations:
     ) -> None:
         self.store = store
         self.folders = Folders(data / "migrations", receivers)
+        self.deployer: Deployer | None = None
+        """Makes virtual machines of finished images; an embedded converter has none."""
         self._engine = engine
         self._receivers = receivers
         self._entries: dict[str, Entry] = {}
@@ -265,6 +270,10 @@ class Migrations:
                 self.folders.remove(id)
         log.info("migration %s cancelled", id)
         return self.get(id)
+
+    def finish_again(self, id: str) -> None:
+        """Run the steps of a finished migration once more: a machine is to be made of it."""
+        self._engine.finish(self, id, self.store.attempt_again(id))
 
     def recover(self) -> None:
         """Take up what an earlier process left: call once, when the engine can work."""

@@ -138,4 +138,12 @@ def report(migrations: Migrations, id: str, _entry: Entry) -> None:
     log.info("migration %s finished", id)
 
 
-STEPS: tuple[Step, ...] = (verify, commit, report)
+def deploy(migrations: Migrations, id: str) -> Next:
+    """Make the virtual machine, where one is wanted; what comes of it changes no state."""
+    migration = migrations.get(id)
+    if migrations.deployer is not None and migration.state is MigrationState.FINISHED:
+        migrations.deployer.run(migration)
+    return Next.GO_ON
+
+
+STEPS: tuple[Step, ...] = (verify, commit, report, deploy)

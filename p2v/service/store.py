@@ -84,8 +84,12 @@ class Store:
         except DBAPIError as error:
             raise StoreError(problem=_reason(error)) from error
 
+    def query(self) -> sa.Connection:
+        """Return a connection to read from, to be used as a context."""
+        return self._engine.connect()
+
     @contextmanager
-    def _change(self) -> Iterator[sa.Connection]:
+    def change(self) -> Iterator[sa.Connection]:
         """Give a transaction that is durable after the block.
 
         Raises:
@@ -122,7 +126,7 @@ class Store:
             "attempt": 0,
         }
         try:
-            with self._change() as db:
+            with self.change() as db:
                 db.execute(tables.migrations.insert().values(row))
                 self._note(db, migration.id, migration.state.value, "created")
         except IntegrityError:
@@ -189,6 +193,14 @@ class Store:
             return 0
         return self.attempt(id)
 
+    def attempt_again(self, id: str) -> int:
+        """Count one more hand-over of a migration that is finished; return its number."""
+        table = tables.migrations
+        mine = (table.c.id == id, table.c.converter == self.converter)
+        with self.change() as db:
+            db.execute(sa.update(table).where(*mine).values(attempt=table.c.attempt + 1))
+        return self.attempt(id)
+
     def move(
         self,
         id: str,
@@ -208,7 +220,7 @@ class Store:
             .where(table.c.state.in_([state.value for state in sources]))
             .values(state=target.value, updated=time.time(), **values)
         )
-        with self._change() as db:
+        with self.change() as db:
             moved = db.execute(statement).rowcount == 1
             if moved:
                 self._note(db, id, target.value, values["problem"])
@@ -231,7 +243,7 @@ class Store:
 
     def add_token(self, token: Token, digest: str) -> None:
         """Add a token, known by the digest of its text."""
-        with self._change() as db:
+        with self.change() as db:
             db.execute(tables.tokens.insert().values(**asdict(token), hash=digest))
 
     def token(self, digest: str) -> Token | None:
@@ -251,7 +263,7 @@ class Store:
 
     def remove_token(self, id: str) -> bool:
         """Remove a token; return False if there is none of that id."""
-        with self._change() as db:
+        with self.change() as db:
             statement = tables.tokens.delete().where(tables.tokens.c.id == id)
             return db.execute(statement).rowcount == 1
 
@@ -261,7 +273,7 @@ class Store:
         """Add a code and drop those that ran out; return False if its name is in use."""
         table = tables.codes
         try:
-            with self._change() as db:
+            with self.change() as db:
                 db.execute(table.delete().where(table.c.expires <= time.time()))
                 db.execute(
                     table.insert().values(
@@ -286,14 +298,14 @@ class Store:
             .values(tries=table.c.tries - 1)
             .returning(table.c.secret)
         )
-        with self._change() as db:
+        with self.change() as db:
             secret = db.execute(statement).scalar_one_or_none()
         return None if secret is None else Code(name, secret)
 
     def use_code(self, name: str) -> bool:
         """Remove a code that was used; return False if it was used before."""
         table = tables.codes
-        with self._change() as db:
+        with self.change() as db:
             statement = table.delete().where(
                 table.c.name == name,
                 table.c.converter == self.converter,
@@ -314,7 +326,7 @@ class Store:
     def _check_version(self) -> None:
         table = tables.about
         wanted = str(tables.SCHEMA_VERSION)
-        with self._change() as db:
+        with self.change() as db:
             query = sa.select(table.c.value).where(table.c.key == "schema")
             found = db.execute(query).scalar_one_or_none()
             if found is None:

@@ -12,6 +12,7 @@ from p2v.service import auth
 from p2v.service.app import make_app
 from p2v.service.certificate import ensure_certificate
 from p2v.service.context import Context
+from p2v.service.converter import make_deployer
 from p2v.service.engine import InlineEngine
 from p2v.service.front import Front
 from p2v.service.migrations import Migrations
@@ -41,7 +42,8 @@ class Server:
             stack.callback(front.stop)
             self.port = front.port
             desk = PairingDesk(self.store, certificate.digest)
-            self.context = Context(migrations, desk, certificate, str(self.address))
+            deployer = make_deployer(self.data, migrations, certificate, str(self.address))
+            self.context = Context(migrations, desk, certificate, str(self.address), deployer)
             web = WebServer(make_app(self.context), socket)
             web.start()
             stack.callback(web.stop)

@@ -62,6 +62,10 @@ def test_health_needs_no_token(running):
         ("GET", "/migrations/x/missing"),
         ("GET", "/migrations/x/disks/0/digests/0"),
         ("GET", "/metrics"),
+        ("GET", "/hosts"),
+        ("GET", "/placement?migration=x"),
+        ("POST", "/placement"),
+        ("GET", "/migrations/x/machine"),
     ],
 )
 @pytest.mark.parametrize("token", ["", "p2v_wrong"])
@@ -71,10 +75,10 @@ def test_everything_else_does(running, method, path, token):
     assert answer.headers["WWW-Authenticate"] == "Bearer"
 
 
-def test_every_route_but_pairing_and_health_is_among_those(running):
+def test_every_route_but_pairing_health_and_links_is_among_those(running):
     paths = running.client("").call("GET", "/openapi.json").json["paths"]
     free = {path for path, each in paths.items() if not any("security" in m for m in each.values())}
-    names = ("healthz", "readyz", "pair/start", "pair/finish")
+    names = ("healthz", "readyz", "pair/start", "pair/finish", "downloads/{token}")
     assert free == {f"/api/v1/{name}" for name in names}
 
 

@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Making the virtual machine of finished images on a host, or leaving nothing behind."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from p2v.hosts import images
+from p2v.hosts.base import Adapter
+from p2v.hosts.undo import Undo
+from p2v.model.document import encode
+from p2v.model.errors import MigrationStateError, P2VError
+from p2v.model.host import HypervisorKind
+from p2v.model.migration import Migration, MigrationState
+from p2v.model.order import Order, make_order, with_images
+from p2v.model.vm import VmSettings
+from p2v.script.make import extension
+from p2v.service.certificate import Certificate
+from p2v.service.deployments import Deployment, DeploymentState, DeploymentStore
+from p2v.service.downloads import Digests, Downloads
+from p2v.service.hosts import Hosts
+from p2v.service.hoststore import KnownHost
+
+log = logging.getLogger(__name__)
+
+_GOING = (DeploymentState.WANTED, DeploymentState.MAKING)
+_FOLDER = "deploy"
+"""In the migration's folder: images as the host takes them, until it has them."""
+
+
+class Deployer:
+    """Makes virtual machines.
+
+    `address` is the URL at which hosts reach this converter; `begin` has `run` called for a
+    migration that is finished already, in the background and again after a crash.
+    """
+
+    def __init__(
+        self,
+        hosts: Hosts,
+        store: DeploymentStore,
+        downloads: Downloads,
+        digests: Digests,
+        certificate: Certificate,
+        address: str,
+        begin: Callable[[str], None],
+    ) -> None:
+        self.hosts = hosts
+        self.store = store
+        self.downloads = downloads
+        self.digests = digests
+        self._certificate = certificate
+        self._address = address
+        self._begin = begin
+
+    def run(self, migration: Migration) -> None:
+        """Make the machine that the migration's plan, or somebody since, asked for.
+
+        What comes of it is in the store: a failure is no exception, for the images are finished.
+        """
+        wanted = self._wanted(migration)
+        if wanted is None:
+            return
+        try:
+            self._make(migration, wanted)
+        except P2VError as error:
+            log.warning("no machine for migration %s: %s", migration.id, error)
+        except Exception:  # a bug too must end in the store
+            log.exception("no machine for migration %s", migration.id)
+
+    def want(self, migration: Migration, vm: VmSettings) -> None:
+        """Make the machine `vm` of a finished migration in the background.
+
+        Raises:
+            MigrationStateError: its images are not finished, or a machine is being made.
+        """
+        if migration.state is not MigrationState.FINISHED:
+            raise MigrationStateError(
+                id=migration.id, state=migration.state.value, problem="it has no images yet"
+            )
+        found = self.store.find(migration.id)
+        if found is not None and found.state in _GOING:
+            raise MigrationStateError(
+                id=migration.id, state="on its way", problem="its machine is being made"
+            )
+        self.store.want(migration.id, vm)
+        self._begin(migration.id)
+
+    def order(self, migration: Migration, storage: str, kind: HypervisorKind) -> Order:
+        """Return the order for a migration's machine without the addresses of its images."""
+        order = make_order(migration.plan, migration.id, storage, extension(kind))
+        return replace(
+            order,
+            fingerprint=self._certificate.digest.hex(),
+            public_key=self._certificate.public_key,
+        )
+
+    def linked(self, order: Order, files: Sequence[Path]) -> Order:
+        """Return the order with a new one-time link to each file and its digest."""
+        return with_images(
+            order,
+            [
+                (
+                    f"{self._address}/api/v1/downloads/{self.downloads.add(file)}",
+                    self.digests.get(file),
+                    file.stat().st_size,
+                )
+                for file in files
+            ],
+        )
+
+    def _wanted(self, migration: Migration) -> Deployment | None:
+        vm = migration.plan.vm
+        if vm is not None and vm.create and self.store.find(migration.id) is None:
+            self.store.want(migration.id, vm)
+        found = self.store.find(migration.id)
+        return found if found is not None and found.state in _GOING else None
+
+    def _make(self, migration: Migration, wanted: Deployment) -> None:
+        undo = Undo()
+        with ExitStack() as stack:
+            try:
+                self._make_on_host(migration, wanted, undo, stack)
+            except BaseException as error:
+                undone = [str(step) for step in undo.run()]
+                known = isinstance(error, P2VError | OSError)
+                problem = str(error) if known else f"A mistake in p2v: {error!r}"
+                self.store.failed(migration.id, problem, undone)
+                raise
+
+    def _make_on_host(
+        self, migration: Migration, wanted: Deployment, undo: Undo, stack: ExitStack
+    ) -> None:
+        if migration.state is not MigrationState.FINISHED:
+            raise MigrationStateError(
+                id=migration.id, state=migration.state.value, problem="it has no images yet"
+            )
+        plan = replace(migration.plan, vm=wanted.vm)
+        host, rating = self.hosts.choose(plan)
+        name, kind = host.facts.name, host.facts.hypervisor
+        # Kept, so that a run after a crash finds what this one leaves half made.
+        vm = replace(wanted.vm, host=name, storage=rating.storage)
+        text = f"on {name}, {rating.stars:g} stars, storage {rating.storage}"
+        self.store.note(migration.id, DeploymentState.MAKING, text, host=name, vm=encode(vm))
+        order = self.order(replace(migration, plan=replace(plan, vm=vm)), rating.storage, kind)
+        adapter = self.hosts.open(host)
+        stack.callback(adapter.close)
+        with self._prepared(migration, order, kind) as files:
+            machine = self._create(adapter, host, order, files, undo)
+        if order.vm.power_on:
+            adapter.power_on(name, machine)
+        self.hosts.changed(host)
+        text = f"{order.vm.name} on {name}"
+        self.store.note(migration.id, DeploymentState.MADE, text, machine=machine)
+        log.info("migration %s is the machine %s", migration.id, text)
+
+    def _create(
+        self,
+        adapter: Adapter,
+        host: KnownHost,
+        order: Order,
+        files: Sequence[Path],
+        undo: Undo,
+    ) -> str:
+        if host.facts.hypervisor is not HypervisorKind.HYPERV:
+            return adapter.create(host.facts.name, order, files, undo)
+        linked = self.linked(order, files)
+        try:
+            return adapter.create(host.facts.name, linked, files, undo)
+        finally:
+            for disk in linked.disks:
+                self.downloads.used(disk.url.rpartition("/")[2])
+
+    @contextmanager
+    def _prepared(
+        self, migration: Migration, order: Order, kind: HypervisorKind
+    ) -> Iterator[list[Path]]:
+        """Give the images in the format that the host takes; converted ones are deleted after."""
+        found = [Path(image) for image in migration.images]
+        if not images.needs_conversion(migration.plan.format, extension(kind)):
+            yield found
+            return
+        folder = found[0].parent / _FOLDER
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        try:
+            made = [folder / disk.file for disk in order.disks]
+            for image, target in zip(found, made, strict=True):
+                images.convert(image, migration.plan.format, target)
+            yield made
+        finally:
+            shutil.rmtree(folder)
