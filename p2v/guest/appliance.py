@@ -17,7 +17,7 @@ import signal
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -54,11 +54,17 @@ class Appliance:
     systems. With `read_only` the drives never change; what is written inside is thrown away.
 
     Attributes:
+        name: of the guest in errors: its first image.
         handle: the guestfs handle, for calls that have no method here; wrap them in `calling`.
     """
 
     def __init__(
-        self, drives: Sequence[Drive], *, read_only: bool, deadline_s: float = DEADLINE_S
+        self,
+        name: str,
+        drives: Sequence[Drive],
+        *,
+        read_only: bool,
+        deadline_s: float = DEADLINE_S,
     ) -> None:
         """Start it.
 
@@ -66,7 +72,7 @@ class Appliance:
             ToolError: libguestfs is not installed, or its virtual machine does not start.
             GuestError: a drive can't be opened.
         """
-        self._name = str(drives[0].path)
+        self.name = name
         self._folder = tempfile.mkdtemp(prefix="p2v-appliance.")
         self._ended = threading.Event()
         self._late = False
@@ -117,7 +123,7 @@ class Appliance:
             yield self.handle
         except RuntimeError as error:
             problem = "it took too long" if self._late else str(error)
-            raise GuestError(image=self._name, problem=f"{what}: {problem}") from error
+            raise GuestError(image=self.name, problem=f"{what}: {problem}") from error
 
     # --- files
 
@@ -170,7 +176,7 @@ class Appliance:
         """
         if (size := self.size(path)) > limit:
             problem = f"{path} has {size} bytes, more than the {limit} that are allowed"
-            raise GuestError(image=self._name, problem=problem)
+            raise GuestError(image=self.name, problem=problem)
         with self.calling(f"reading {path}") as handle:
             handle.download_offset(path, str(target), 0, size)
 
@@ -184,8 +190,18 @@ class Appliance:
             names: list[str] = sorted(handle.glob_expand(pattern, directoryslash=False))
         if len(names) > MAX_NAMES:
             problem = f"{pattern} matches {len(names)} names; it is not searched"
-            raise GuestError(image=self._name, problem=problem)
+            raise GuestError(image=self.name, problem=problem)
         return names
+
+    def spelled(self, path: str) -> str:
+        """Return the path in the case in which its names are written on the disk.
+
+        For Windows, whose programs ignore case. Names that are not there stay as they are.
+        """
+        with suppress(GuestError), self.calling(f"looking for {path}") as handle:
+            return str(handle.case_sensitive_path(path))
+        folder, _, name = path.rpartition("/")
+        return f"{self.spelled(folder) if folder else ''}/{name}"
 
     def realpath(self, path: str) -> str:
         """Return the path without symbolic links."""

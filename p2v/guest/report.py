@@ -8,7 +8,7 @@ back by what adds to it or shows it. All texts may hold names from the guest's d
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from p2v.guest.target import Target
 from p2v.model.document import decode, encode
 from p2v.model.errors import ImageError
 from p2v.model.machine import FirmwareKind, Problem
+from p2v.service.files import write_durably
 
 SCHEMA = 1
 
@@ -182,3 +183,16 @@ def load_report(path: Path) -> Report:
     except ValueError as error:
         raise ImageError(path=path, problem=f"it is no report: {error}") from None
     return decode(Report, document, "report")
+
+
+def add_rehearsal(image: Path, rehearsal: Rehearsal) -> Path | None:
+    """Put a rehearsal into the report on the guest of `image`; return its path.
+
+    A guest that was not converted has no report: then nothing is done, and None returned.
+    """
+    path = report_path(image)
+    if not path.exists():
+        return None
+    report = replace(load_report(path), rehearsal=rehearsal)
+    write_durably(path, report.to_json().encode())
+    return path

@@ -15,7 +15,7 @@ A step is a module with
     FILES: tuple[str, ...]    shell patterns of configuration files that it reads
     PATHS: tuple[str, ...]    paths whose existence it asks for
     detect(facts, target) -> bool          whether the guest has that concern
-    plan(facts, target) -> Iterator[Edit | Problem]
+    plan(facts, target, planned) -> Iterator[Edit | Problem]    after the edits `planned` so far
     check(appliance, facts, target) -> Iterator[Check]
 
 Inspection collects `FILES` and `PATHS` of all steps beforehand, so that `detect` and `plan` are

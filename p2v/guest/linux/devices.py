@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Names of devices in a Linux guest's configuration, and the volumes that they meant.
+
+/dev/sda2 on the source may be anything in the VM. Names of logical volumes, and `UUID=` and
+`LABEL=`, stay true.
+"""
+
+from __future__ import annotations
+
+import re
+
+from p2v.guest.facts import GuestFacts, Volume
+
+_PARTITION = re.compile(
+    r"/dev/(?:"
+    r"(?P<letters>[shv]d|xvd)(?P<letter>[a-z]{1,2})(?P<n1>\d{1,3})"
+    r"|nvme(?P<nvme>\d{1,3})n\d+p(?P<n2>\d{1,3})"
+    r"|(?:cciss/c\d+d|ida/c\d+d|rd/c\d+d|mmcblk|loop)(?P<other>\d{1,3})p(?P<n3>\d{1,3})"
+    r"|disk/by-(?:id|path)/\S+-part(?P<n4>\d{1,3})"
+    r")"
+)
+_TAGS = {
+    "UUID": "uuid",
+    "LABEL": "label",
+    "PARTUUID": "partuuid",
+    "PARTLABEL": "partlabel",
+}
+_BY = re.compile(r"/dev/disk/by-(uuid|label|partuuid|partlabel)/(\S+)")
+
+
+def is_fragile(name: str) -> bool:
+    """Return whether a device's name depends on the hardware of the source."""
+    return _PARTITION.fullmatch(name) is not None
+
+
+def find_volume(name: str, facts: GuestFacts, mount_point: str = "") -> Volume | None:
+    """Return the volume that a name in the guest's configuration means, None if it is not there.
+
+    Args:
+        name: `UUID=...`, `/dev/sda2`, `/dev/mapper/vg-root`, ...
+        facts: of the guest.
+        mount_point: where the line that holds the name mounts it; decides for fragile names.
+    """
+    if tag := _tag(name):
+        field, value = tag
+        return next((one for one in facts.volumes if _same(getattr(one, field), value)), None)
+    match = _PARTITION.fullmatch(name)
+    if match is None:
+        return next((one for one in facts.volumes if one.device in _aliases(name)), None)
+    number = next(match[key] for key in ("n1", "n2", "n3", "n4") if match[key])
+    disk = _disk(match, facts)
+    device = f"{disk}{number}"
+    found = next((one for one in facts.volumes if one.device == device), None) if disk else None
+    if found is not None or not mount_point.startswith("/"):
+        return found
+    return next((one for one in facts.volumes if one.mount_point == mount_point), None)
+
+
+def stable_name(volume: Volume) -> str:
+    """Return a name for fstab and kernel command lines that survives other hardware; "" if none."""
+    if volume.uuid:
+        return f"UUID={volume.uuid}"
+    return f"PARTUUID={volume.partuuid}" if volume.partuuid else ""
+
+
+def _tag(name: str) -> tuple[str, str] | None:
+    key, equals, value = name.partition("=")
+    if equals and key in _TAGS:
+        return _TAGS[key], value.strip('"')
+    if match := _BY.fullmatch(name):
+        return match[1], match[2]
+    return None
+
+
+def _same(one: str, other: str) -> bool:
+    return bool(one) and one.lower() == other.lower()
+
+
+def _aliases(name: str) -> tuple[str, ...]:
+    """Return the names that the appliance may have for a device that isn't a partition.
+
+    /dev/mapper/vg-root is /dev/vg/root; a dash in a name is doubled there.
+    """
+    mapped = re.fullmatch(r"/dev/mapper/((?:[^-]|--)+)-((?:[^-]|--)+)", name)
+    if mapped is None:
+        return (name,)
+    group, volume = (part.replace("--", "-") for part in mapped.groups())
+    return (name, f"/dev/{group}/{volume}")
+
+
+def _disk(match: re.Match[str], facts: GuestFacts) -> str:
+    """Return the appliance's name for the disk of a partition's name, "" if it can't be told."""
+    if len(facts.disks) == 1:
+        return facts.disks[0].device
+    if match["letter"]:
+        index = 0
+        for letter in match["letter"]:
+            index = index * 26 + ord(letter) - ord("a") + 1
+        index -= 1
+    elif match["nvme"] or match["other"]:
+        index = int(match["nvme"] or match["other"])
+    else:
+        return ""
+    return facts.disks[index].device if index < len(facts.disks) else ""

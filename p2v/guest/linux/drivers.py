@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The drivers that a Linux guest needs on each platform.
+
+Hyper-V: https://docs.kernel.org/virt/hyperv/vmbus.html; a VM of generation 2 has no other keyboard
+than the synthetic one, so a passphrase at boot needs it. `sd_mod` is missing from an initramfs made
+for a machine that had NVMe disks only.
+"""
+
+from __future__ import annotations
+
+from p2v.guest.linux.facts import DriverState, Kernel
+from p2v.guest.target import Platform
+
+BOOT = {
+    Platform.HYPERV: ("hv_vmbus", "hv_storvsc", "sd_mod"),
+    Platform.KVM: ("virtio_pci", "virtio_blk", "virtio_scsi", "sd_mod"),
+}
+"""Without these the guest does not find its disk: they must be in every initramfs."""
+EARLY = {
+    Platform.HYPERV: ("hyperv_keyboard", "hid_hyperv"),
+    Platform.KVM: ("virtio_net",),
+}
+"""These belong into the initramfs too, where the kernel has them."""
+NETWORK = {Platform.HYPERV: "hv_netvsc", Platform.KVM: "virtio_net"}
+LATER = {
+    Platform.HYPERV: ("hv_netvsc", "hv_utils", "hv_balloon", "pci_hyperv"),
+    Platform.KVM: ("virtio_net", "virtio_balloon", "virtio_console"),
+}
+"""These are loaded from the root file system."""
+DISPLAY = {
+    Platform.HYPERV: ("hyperv_drm", "hyperv_fb"),
+    Platform.KVM: ("virtio_gpu", "bochs", "bochs_drm", "qxl", "cirrus"),
+}
+"""One of these shows more than text."""
+
+ALL = sorted(
+    {
+        driver
+        for table in (BOOT, EARLY, LATER, DISPLAY)
+        for drivers in table.values()
+        for driver in drivers
+    }
+)
+
+
+def unfit(kernel: Kernel, platform: Platform) -> list[str]:
+    """Return the drivers without which the kernel can't run there: disk and network."""
+    needed = (*BOOT[platform], NETWORK[platform])
+    return [driver for driver in needed if kernel.state(driver) is DriverState.MISSING]
+
+
+def wanted_in_initramfs(kernel: Kernel, platform: Platform) -> list[str]:
+    """Return the drivers that the kernel has as modules and needs before its root is mounted."""
+    early = (*BOOT[platform], *EARLY[platform])
+    return [driver for driver in early if kernel.state(driver) is DriverState.MODULE]
+
+
+def not_in_initramfs(kernel: Kernel, platform: Platform) -> list[str]:
+    """Return those of `wanted_in_initramfs` that the initramfs lacks."""
+    wanted = wanted_in_initramfs(kernel, platform)
+    return [driver for driver in wanted if driver not in kernel.in_initramfs]

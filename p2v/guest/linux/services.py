@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Step: daemons that talk to the source's hardware, or to another hypervisor, are not started.
+
+A VM has no sensors, management controller or disks with SMART; tools of another hypervisor wait for
+devices that are not there, or hold on to drivers. They stay installed, and `systemctl unmask` gives
+them back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from p2v.guest.appliance import Appliance
+from p2v.guest.edit import Area, Edit, LinkFile
+from p2v.guest.facts import GuestFacts
+from p2v.guest.linux.steps import linux
+from p2v.guest.report import Check
+from p2v.guest.target import Platform, Target
+from p2v.model.machine import Problem
+
+_HARDWARE = (
+    "mcelog", "smartd", "smartmontools", "lm-sensors", "lm_sensors", "fancontrol", "ipmievd",
+    "ipmi", "openipmi", "dsm_sa_datamgrd", "dsm_sa_eventmgrd", "srvadmin", "instsvcdrv", "hp-asrd",
+    "hp-health", "hp-snmp-agents", "hpasmlited", "amsd", "smad", "lsi_mrdsnmpd", "mdmonitor-scan",
+    "thermald", "megaraid_sas_monitor", "vivaldiframeworkd", "rasdaemon",
+)  # fmt: skip
+_VMWARE = ("open-vm-tools", "vmtoolsd", "vgauthd", "vgauth", "vmware-tools")
+_OTHERS = (
+    "vboxadd", "vboxadd-service", "virtualbox-guest-utils", "vboxservice", "xe-linux-distribution",
+    "xe-daemon", "xen-guest-agent", "prltoolsd",
+)  # fmt: skip
+_QEMU = ("qemu-guest-agent", "spice-vdagentd", "spice-vdagent")
+_HYPERV = (
+    "hypervkvpd", "hypervvssd", "hypervfcopyd", "hv-kvp-daemon", "hv-vss-daemon",
+    "hv-fcopy-daemon", "hv_kvp_daemon", "hv_vss_daemon",
+)  # fmt: skip
+_WANTS = tuple(
+    f"{folder}/*.target.wants/*.service"
+    for folder in ("/etc/systemd/system", "/lib/systemd/system", "/usr/lib/systemd/system")
+)
+
+FILES: tuple[str, ...] = ()
+PATHS: tuple[str, ...] = (*_WANTS, "/etc/systemd/system/*.service")
+
+
+def detect(facts: GuestFacts, target: Target) -> bool:
+    """Return whether such a daemon would be started."""
+    return bool(_unwanted(facts, target))
+
+
+def plan(facts: GuestFacts, target: Target, _planned: Sequence[Edit]) -> Iterator[Edit | Problem]:
+    """Yield a mask for each."""
+    for name, reason in _unwanted(facts, target).items():
+        yield Edit(
+            Area.SERVICES,
+            f"do not start {name}",
+            reason,
+            LinkFile(f"/etc/systemd/system/{name}.service", "/dev/null"),
+            before="started at boot",
+        )
+
+
+def check(appliance: Appliance, facts: GuestFacts, target: Target) -> Iterator[Check]:
+    """Look at the masks."""
+    left = []
+    for name in _unwanted(facts, target):
+        path = f"/etc/systemd/system/{name}.service"
+        with appliance.calling(f"looking at {path}") as handle:
+            if not handle.is_symlink(path) or handle.readlink(path) != "/dev/null":
+                left.append(name)
+    evidence = ", ".join(left) or ", ".join(_unwanted(facts, target))
+    yield Check("daemons of other hardware stay off", not left, evidence)
+
+
+def _unwanted(facts: GuestFacts, target: Target) -> dict[str, str]:
+    """Return the units that would be started and must not be, each with the reason."""
+    other = _QEMU if target.platform is Platform.HYPERV else _HYPERV
+    reasons = {
+        **dict.fromkeys(_HARDWARE, "it works on hardware that a VM does not have"),
+        **dict.fromkeys((*_VMWARE, *_OTHERS, *other), "it serves another hypervisor"),
+    }
+    paths = linux(facts).paths
+    started = {
+        path.rpartition("/")[2].removesuffix(".service") for path in paths if ".wants/" in path
+    }
+    own = {
+        path.rpartition("/")[2].removesuffix(".service")
+        for path in paths
+        if path.count("/") == 4 and path.startswith("/etc/systemd/system/")
+    }
+    # A unit whose file lies where its mask would: the administrator's own, and not replaced.
+    return {name: reasons[name] for name in sorted(started - own) if name in reasons}
