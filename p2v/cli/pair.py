@@ -12,8 +12,10 @@ from typing import Any
 from p2v.cli.output import print_json, print_pairs
 from p2v.cli.serve import DEFAULT_DATA
 from p2v.model.command import Subparsers, printable
-from p2v.model.errors import UsageError
+from p2v.model.errors import P2VError, UsageError
 from p2v.service.adminclient import AdminClient
+
+_NO_AGENT_FILE = "no-agent-file"
 
 
 def register(subparsers: Subparsers) -> None:
@@ -59,8 +61,9 @@ def run(args: argparse.Namespace) -> int:
 def _code(client: AdminClient, args: argparse.Namespace) -> None:
     answer = client.call("POST", "/admin/codes")
     command = f"p2v-agent migrate --server {answer['address']} --disk NAME"
+    fetch = _fetch_command(client)
     if args.json:
-        print_json(answer | {"command": command})
+        print_json(answer | {"command": command, "fetch": fetch})
         return
     minutes = max(0, round((answer["expires"] - time.time()) / 60))
     print_pairs(
@@ -71,7 +74,20 @@ def _code(client: AdminClient, args: argparse.Namespace) -> None:
             ("fingerprint", answer["fingerprint"]),
         )
     )
+    if fetch is not None:
+        print(f"\nThe agent, if the machine to migrate has none:\n  {fetch}")
+        command = f"./{command}"
     print(f"\nOn the machine to migrate; it asks for the code:\n  {command}")
+
+
+def _fetch_command(client: AdminClient) -> str | None:
+    """Return what fetches the agent from the converter, None where that has none."""
+    try:
+        return str(client.call("GET", "/agent")["command"])
+    except P2VError as error:
+        if error.code != _NO_AGENT_FILE:
+            raise
+        return None
 
 
 def _token(client: AdminClient, args: argparse.Namespace) -> None:

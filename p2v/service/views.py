@@ -142,6 +142,14 @@ class Health(BaseModel):
     version: str
 
 
+class AgentFile(BaseModel):
+    """The agent as one file; `command` fetches it, sure of the converter and of the file."""
+
+    sha256: str
+    size: int
+    command: str
+
+
 class NewCode(BaseModel):
     """A fresh pairing code and all that an agent needs with it."""
 

@@ -49,6 +49,7 @@ def test_pair_json_is_one_document(p2v, running):
         "address",
         "fingerprint",
         "command",
+        "fetch",
     }
 
 
