@@ -34,7 +34,7 @@ def _of_disk(facts: GuestFacts, windows: WindowsFacts) -> Refusal | None:
     if windows.dynamic:
         return Refusal(
             "dynamic-system-disk",
-            f"Windows lies on the dynamic volume {facts.system.root}.",
+            f"Windows lies on the dynamic volume {facts.system.root}",
             "The image is a whole copy and may start as it is: create the VM from it unconverted, "
             "or make the disk basic on the source, from a backup of the volume.",
         )
@@ -42,14 +42,14 @@ def _of_disk(facts: GuestFacts, windows: WindowsFacts) -> Refusal | None:
         return Refusal(
             "hibernated",
             "Windows is hibernated, or was shut down with Fast Startup: its memory still holds "
-            "changes to this volume.",
+            "changes to this volume",
             "Start the source, run 'shutdown /s /f /t 0' in it (or 'powercfg /h off' first), and "
             "capture it again.",
         )
     if windows.state is VolumeState.UNCLEAN:
         return Refusal(
             "unclean-volume",
-            f"The file system of {facts.system.root} was not closed, or is marked for chkdsk.",
+            f"The file system of {facts.system.root} was not closed, or is marked for chkdsk",
             "Start the source, run 'chkdsk /f' and shut it down, then capture it again. If it "
             "can't start any more: start the unconverted image once as a VM with its disk on IDE "
             "or SATA, let Windows check it, shut it down, and run 'p2v convert' on the image.",
@@ -57,7 +57,7 @@ def _of_disk(facts: GuestFacts, windows: WindowsFacts) -> Refusal | None:
     if windows.damage:
         return Refusal(
             "damaged-registry",
-            f"The registry ({windows.hive}) can't be read: {windows.damage}.",
+            f"The registry ({windows.hive}) can't be read: {windows.damage}",
             "Start the source once and shut it down, then capture it again; if it does not start, "
             "restore its registry from a backup.",
         )
@@ -71,14 +71,14 @@ def _of_system(facts: GuestFacts, target: Target) -> Refusal | None:
         return Refusal(
             "windows-too-old",
             f"{system.name} is older than Windows 7 and Windows Server 2008 R2, the first that "
-            "have drivers for a VM's disk, or take them offline.",
+            "have drivers for a VM's disk, or take them offline",
             _BY_IDE,
         )
     if target.generation == 2 and version < _WINDOWS_8:
         return Refusal(
             "no-generation-2",
             f"{system.name} starts by UEFI here, and VMs of generation 2 run Windows 8, Windows "
-            "Server 2012 and later only.",
+            "Server 2012 and later only",
             "Run it on KVM with UEFI, or upgrade it on the source first.",
         )
     return None
@@ -90,7 +90,7 @@ def _of_kvm(drivers: tuple[Path, ...], target: Target) -> Refusal | None:
     where = f"{target.drivers} has none" if target.drivers else "no folder with them was given"
     return Refusal(
         "no-virtio-drivers",
-        f"Windows has no drivers for virtio, and for this version {where}.",
+        f"Windows has no drivers for virtio, and for this version {where}",
         "Unpack the virtio-win ISO (https://github.com/virtio-win/virtio-win-pkg-scripts) and name "
         "its folder with --drivers; or leave the conversion out (--no-convert) and give the VM a "
         "SATA disk and an e1000e network adapter.",
@@ -103,7 +103,7 @@ def _of_hyperv(windows: WindowsFacts, target: Target) -> Refusal | None:
         return None
     return Refusal(
         "no-vmbus-drivers",
-        f"Windows lacks drivers for Hyper-V: {', '.join(lost)}.",
+        f"Windows lacks drivers for Hyper-V: {', '.join(lost)}",
         "Repair it on the source with 'DISM /Online /Cleanup-Image /RestoreHealth', and capture "
         "it again.",
     )
