@@ -11,7 +11,15 @@ from agent.capture.allocation import mappable
 from agent.vm import disk_use, planned_vm
 from p2v.model.errors import NoSuchDiskError, UsageError
 from p2v.model.machine import ContentKind, Disk, Machine, Partition
-from p2v.model.plan import Codec, ImageFormat, Plan, PlannedDisk, PlannedPartition, Treatment
+from p2v.model.plan import (
+    Capture,
+    Codec,
+    ImageFormat,
+    Plan,
+    PlannedDisk,
+    PlannedPartition,
+    Treatment,
+)
 from p2v.model.units import TiB, format_size
 
 _SIZE_LIMIT = {ImageFormat.VHDX: 64 * TiB}
@@ -44,6 +52,7 @@ class Choices:
     name: str = ""
     format: ImageFormat = ImageFormat.VHDX
     live: bool = False
+    capture: Capture = Capture.AUTO
     all_blocks: bool = False
     codec: Codec = Codec.AUTO
     bwlimit: int = 0
@@ -70,6 +79,7 @@ def make_plan(machine: Machine, choices: Choices) -> Plan:
         disks=tuple(_plan_disk(disk, excluded, choices.all_blocks) for disk in disks),
         format=choices.format,
         live=choices.live,
+        capture=choices.capture,
         all_blocks=choices.all_blocks,
         codec=choices.codec,
         bwlimit=choices.bwlimit,

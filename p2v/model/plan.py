@@ -28,6 +28,16 @@ class Codec(StrEnum):
     NONE = "none"
 
 
+class Capture(StrEnum):
+    """How a disk is captured while it is written to; `AUTO` takes the first that there is."""
+
+    AUTO = "auto"
+    TRACKER = "tracker"
+    """The kernel marks what is written; all disks are captured at one instant."""
+    LVM = "lvm"
+    """Snapshots of logical volumes, each at its own instant."""
+
+
 class Treatment(StrEnum):
     """What happens to a range of a disk."""
 
@@ -85,6 +95,8 @@ class Plan:
     disks: tuple[PlannedDisk, ...]
     format: ImageFormat = ImageFormat.VHDX
     live: bool = False
+    capture: Capture = Capture.AUTO
+    """How, if it is `live`."""
     all_blocks: bool = False
     codec: Codec = Codec.AUTO
     bwlimit: int = 0
