@@ -15,6 +15,7 @@ VERBS = {
     "hosts": "add, list and rate the hosts that virtual machines are made on",
     "script": "print the script that makes a virtual machine",
     "image": "describe, check or compare disk images",
+    "rehearse": "start a throw-away copy of a guest and say how far it gets",
     "convert": "make the guest in an image boot on Hyper-V or KVM",
 }
 DESCRIPTION = "Moves physical servers into virtual machines."

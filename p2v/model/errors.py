@@ -387,6 +387,16 @@ class NoSuitableHostError(P2VError):
     hint = "'p2v hosts rate' shows every reason and what would help."
 
 
+class RehearsalFailedError(P2VError):
+    """The guest did not reach its login prompt in a rehearsal."""
+
+    code = "rehearsal-failed"
+    exit_code = 64
+    status = 500
+    message = "{image} does not start: {problem}"
+    hint = "'p2v rehearse {image} --screenshot DIR' shows where it ends; docs/rehearsal.md."
+
+
 # --- the converter itself ------------------------------------------------------------------------
 
 
