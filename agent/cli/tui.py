@@ -30,6 +30,13 @@ def register(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--new", action="store_true", help="plan a new one, whether or not another runs"
     )
+    parser.add_argument(
+        "--disk",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="offer this disk, loop device or image file only; may be repeated",
+    )
     parser.add_argument("--ascii", action="store_true", help="draw with ASCII signs only")
     parser.set_defaults(run=run)
 
@@ -44,14 +51,14 @@ def run(args: argparse.Namespace) -> int:
     if args.plain:
         from agent.tui.plain import ask_all
 
-        return ask_all(job)
+        return ask_all(job, args.disk)
     terminal = look(sys.stdout.fileno(), os.environ)
     if args.ascii:
         terminal = Terminal(True, terminal.slow, terminal.colours)
     prepare(terminal, os.environ)
     from agent.tui.app import Wizard
 
-    return Wizard(terminal, job=job).run(mouse=False) or 0
+    return Wizard(terminal, job=job, disks=args.disk).run(mouse=False) or 0
 
 
 def _job(attach: bool) -> Job | None:

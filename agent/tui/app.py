@@ -3,17 +3,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import ClassVar
 
 from textual.app import App
 from textual.binding import Binding, BindingType
 from textual.scrollbar import ScrollBar
 
+from agent.inventory.collect import collect
 from agent.job.folder import Job
 from agent.tui.draft import Draft
 from agent.tui.screens.converter import ConverterStep
 from agent.tui.screens.disks import DisksStep
-from agent.tui.screens.machine import Look, MachineStep, look_here
+from agent.tui.screens.machine import LOAD_WINDOW_S, MachineStep
 from agent.tui.screens.progress import ProgressStep
 from agent.tui.screens.result import ResultStep
 from agent.tui.screens.summary import SummaryStep
@@ -21,6 +24,7 @@ from agent.tui.screens.vm import VmStep
 from agent.tui.step import Step
 from agent.tui.terminal import Terminal, glyphs
 from agent.tui.widgets import PlainScrollBar
+from p2v.model.machine import Machine
 
 STEPS: tuple[type[Step], ...] = (ConverterStep, MachineStep, DisksStep, VmStep, SummaryStep)
 
@@ -37,14 +41,18 @@ class Wizard(App[int], inherit_bindings=False):
     ]
 
     def __init__(
-        self, terminal: Terminal, draft: Draft | None = None, job: Job | None = None
+        self,
+        terminal: Terminal,
+        draft: Draft | None = None,
+        job: Job | None = None,
+        disks: Sequence[str] = (),
     ) -> None:
         super().__init__(ansi_color=True)
         self.terminal = terminal
         self.glyphs = glyphs(terminal)
         self.draft = draft or Draft()
         self.job = job
-        self.look: Look = look_here
+        self.look: Callable[[], Machine] = partial(collect, tuple(disks), LOAD_WINDOW_S)
         self._at = 0
         if terminal.ascii:
             ScrollBar.renderer = PlainScrollBar

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from agent.credentials import find_credentials, known_converters, pair_and_keep
+from agent.inventory.collect import collect
 from agent.job.folder import Job
 from agent.job.launch import Target, start_job
 from agent.plan import partition_name
@@ -16,7 +17,7 @@ from agent.preflight.check import preflight
 from agent.stream.remote import Address, RemoteConverter
 from agent.tui.draft import Draft, parse_cpus, parse_memory, parse_name
 from agent.tui.screens.converter import parse_folder
-from agent.tui.screens.machine import look_here
+from agent.tui.screens.machine import LOAD_WINDOW_S
 from agent.tui.screens.result import result_lines
 from agent.tui.text import finding_line, machine_lines, plan_lines, progress_line
 from p2v.model import planfile
@@ -32,12 +33,15 @@ LINE_S = 10.0
 _GRACE_S = 30.0
 
 
-def ask_all(job: Job | None) -> int:
-    """Ask, start, and say how it goes; return the exit code. With a job only the last."""
+def ask_all(job: Job | None, disks: Sequence[str]) -> int:
+    """Ask, start, and say how it goes; return the exit code. With a job only the last.
+
+    `disks` are those to offer, all physical ones by default.
+    """
     if job is None:
         draft = Draft()
         _ask_target(draft)
-        _ask_disks(draft)
+        _ask_disks(draft, disks)
         _ask_vm(draft)
         plan = draft.plan()
         job = _ask_start(draft, plan)
@@ -97,9 +101,9 @@ def _pair(address: Address) -> Target:
     return Target(server=str(address))
 
 
-def _ask_disks(draft: Draft) -> None:
+def _ask_disks(draft: Draft, disks: Sequence[str]) -> None:
     print("Looking at this machine ...")
-    draft.look_at(look_here())
+    draft.look_at(collect(disks, LOAD_WINDOW_S))
     machine = draft.found
     print("\n".join(machine_lines(machine)))
     for finding in preflight(machine):

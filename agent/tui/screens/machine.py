@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import ClassVar
 
 from rich.text import Text
@@ -12,7 +11,6 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.widgets import Static
 
-from agent.inventory.collect import collect
 from agent.preflight.check import preflight
 from agent.preflight.finding import Finding, Level
 from agent.tui.step import Step
@@ -22,13 +20,7 @@ from p2v.model.command import printable
 from p2v.model.errors import P2VError
 from p2v.model.machine import Machine
 
-_WINDOW_S = 2.0
-Look = Callable[[], Machine]
-
-
-def look_here() -> Machine:
-    """Return this machine, with its load."""
-    return collect(load_window_s=_WINDOW_S)
+LOAD_WINDOW_S = 2.0
 
 
 class MachineStep(Step):

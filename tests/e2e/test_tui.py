@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The wizard in a real terminal (tmux), driven by keys, against a real converter."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import signal
+import subprocess
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from agent.job.folder import list_jobs
+from p2v.images.compare import compare_images
+from tests.e2e.running import P2V_AGENT, home, wait_for
+
+CAPTURES = Path(__file__).parent / "captures"
+MiB = 1 << 20
+
+
+class Terminal:
+    """A tmux session of 80x24."""
+
+    def __init__(self, folder: Path, term: str, env: dict[str, str]) -> None:
+        self._tmux = ["tmux", "-S", str(folder / "tmux"), "-f", "/dev/null"]
+        self._term, self._env = term, env
+
+    def start(self, *words: object) -> None:
+        kept = {k: self._env[k] for k in self._env if k.startswith(("P2V", "XDG", "HOME", "LANG"))}
+        kept |= {"TERM": self._term, "PATH": os.environ["PATH"]}
+        command = ["env", "-i", *(f"{k}={v}" for k, v in kept.items())]
+        command += [*P2V_AGENT, "tui", *map(str, words)]
+        line = f"stty -ixon; {shlex.join(command)}; echo ended with $?; sleep 600"
+        subprocess.run(
+            [*self._tmux, "new-session", "-d", "-x", "80", "-y", "24", line],
+            check=True,
+            env=os.environ | {"TERM": "xterm"},
+        )
+
+    def keys(self, *keys: str) -> None:
+        subprocess.run([*self._tmux, "send-keys", *keys], check=True)
+
+    def type(self, text: str) -> None:
+        subprocess.run([*self._tmux, "send-keys", "-l", text], check=True)
+
+    def screen(self) -> str:
+        shown = [*self._tmux, "capture-pane", "-p"]
+        return subprocess.run(shown, check=True, capture_output=True, text=True).stdout
+
+    def wait(self, text: str, seconds: float = 90) -> str:
+        try:
+            wait_for(lambda: re.search(text, self.screen()), seconds, 0.2)
+        except AssertionError:
+            raise AssertionError(f"no {text!r} on\n{self.screen()}") from None
+        return self.screen()
+
+    def end(self) -> None:
+        subprocess.run([*self._tmux, "kill-server"], check=False, capture_output=True)
+
+
+@pytest.fixture
+def env(tmp_path, monkeypatch):
+    monkeypatch.setenv("P2V_JOBS", str(tmp_path / "jobs"))
+    return home(tmp_path / "home", P2V_JOBS=str(tmp_path / "jobs"), LANG="C.UTF-8")
+
+
+@pytest.fixture
+def terminal(tmp_path, env):
+    running = []
+
+    def make(term: str) -> Terminal:
+        running.append(Terminal(tmp_path, term, env))
+        return running[-1]
+
+    yield make
+    for each in running:
+        each.end()
+    for job in list_jobs():
+        state = job.state()
+        if state is not None and job.alive():
+            os.kill(state.pid, signal.SIGKILL)
+
+
+@pytest.fixture
+def disk(tmp_path):
+    path = tmp_path / "web01.img"
+    path.write_bytes(Random(5).randbytes(48 * MiB) + bytes(16 * MiB))
+    return path
+
+
+def record(term: str, name: str, screen: str) -> None:
+    """Keep a screen as evidence, with P2V_CAPTURES=1."""
+    if os.environ.get("P2V_CAPTURES"):
+        CAPTURES.mkdir(exist_ok=True)
+        (CAPTURES / f"{term}-{name}.txt").write_text(screen.rstrip() + "\n")
+
+
+def to_the_summary(terminal: Terminal, term: str, converter, name: str) -> None:
+    record(term, "1-converter", terminal.wait("Where do the images go"))
+    terminal.keys("Tab")
+    terminal.type(f"127.0.0.1:{converter.port}")
+    terminal.keys("Tab")
+    terminal.type(converter.code())
+    terminal.keys("C-n")
+    record(term, "2-machine", terminal.wait("Findings: "))
+    terminal.keys("C-n")
+    record(term, "3-disks", terminal.wait("1 disk, 64.0 MiB"))
+    terminal.keys("C-n")
+    terminal.wait("Processors")
+    terminal.keys("Tab", "Tab", "Tab", "Tab")  # whatever is current, the name is not emptied twice
+    terminal.keys("C-n")
+    terminal.wait("Migrate .* to https")
+    terminal.keys("Escape")
+    record(term, "4-vm", terminal.wait("Disk format"))
+    terminal.keys("C-n")
+    record(term, "5-summary", terminal.wait(r"\^N starts the migration"))
+
+
+@pytest.mark.parametrize("term", ["linux", "vt220"])
+def test_from_the_first_key_to_an_image(term, terminal, converter, disk):
+    screen = terminal(term)
+    screen.start("--disk", disk)
+    to_the_summary(screen, term, converter, "web01")
+    assert screen.screen().isascii()
+    screen.keys("C-n")
+    record(term, "6-progress", screen.wait(r"\d+ %: .* of 64.0 MiB|verifying"))
+    done = screen.wait("DONE")
+    record(term, "7-result", done)
+    assert done.isascii() and "verified" in done
+    (migration,) = converter.migrations()
+    assert migration["state"] == "finished"
+    assert compare_images(disk, Path(migration["images"][0])).same
+    screen.keys("C-x")
+    screen.wait("ended with 0")
+
+
+def test_a_killed_wizard_does_not_end_the_migration_and_a_new_one_shows_it(
+    terminal, converter, disk
+):
+    screen = terminal("linux")
+    screen.start("--disk", disk)
+    to_the_summary(screen, "kill", converter, "web01")
+    screen.keys("C-n")
+    screen.wait(r"\d+ %: ")
+    screen.type("t")
+    screen.wait("At most so many bytes")
+    screen.type("1M")
+    screen.keys("Enter")
+    screen.wait("at most 1.0 MiB/s")
+    screen.end()
+    (job,) = list_jobs()
+    assert job.alive()
+    before = job.state()
+    wait_for(lambda: job.state().done > before.done)
+    again = terminal("vt220")
+    again.start()
+    again.wait(r"\d+ %: ")
+    again.type("p")
+    again.wait("Paused. p goes on")
+    again.type("t")
+    again.wait("At most so many bytes")
+    again.type("0")
+    again.keys("Enter")
+    again.type("p")
+    again.wait("DONE")
+    (migration,) = converter.migrations()
+    assert compare_images(disk, Path(migration["images"][0])).same
+
+
+def test_a_stopped_migration_is_resumed_from_the_result(terminal, converter, disk):
+    screen = terminal("linux")
+    screen.start("--disk", disk)
+    to_the_summary(screen, "stop", converter, "web01")
+    screen.keys("C-n")
+    screen.wait(r"\d+ %: ")
+    screen.type("k")
+    screen.wait("Stop this migration")
+    screen.type("yes")
+    screen.keys("Enter")
+    screen.wait("Type 'stop' or 'discard'")
+    screen.keys("C-u")
+    screen.type("stop")
+    screen.keys("Enter")
+    screen.wait("STOPPED")
+    screen.type("r")
+    screen.wait("DONE")
+    (migration,) = converter.migrations()
+    assert compare_images(disk, Path(migration["images"][0])).same
+
+
+def test_a_wrong_code_and_a_converter_that_is_not_there_are_sentences(terminal, converter, disk):
+    screen = terminal("linux")
+    screen.start("--disk", disk)
+    screen.wait("Where do the images go")
+    screen.keys("Tab")
+    screen.type("127.0.0.1:9")
+    screen.keys("Tab")
+    screen.type("7QK-3M9-X4T")
+    screen.keys("C-n")
+    screen.wait("No converter answers at https://127.0.0.1:9")
+    screen.keys("S-Tab", "C-u")
+    screen.type(f"127.0.0.1:{converter.port}")
+    screen.keys("C-n")
+    said = screen.wait("Error: Pairing with")
+    assert "Run 'p2v pair'" in said and "Traceback" not in said
