@@ -8,25 +8,30 @@ disks are read again, and only what differs is sent.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar
 
-from agent.capture.holes import without_holes
-from agent.capture.layout import Layout, prepare
+from agent.capture.layout import Layout
 from agent.capture.source import Source
+from agent.captured import Captured, Opened, open_offline
+from agent.device import resolve
 from agent.job.controls import Controls
+from agent.live.capture import LiveSettings
+from agent.live.cutover import When
+from agent.live.method import open_running
+from agent.mounts import writers_of
+from agent.stream.announce import announced
 from agent.stream.chart import Chart
 from agent.stream.converter import Converter
 from agent.stream.lane import Counters
 from agent.stream.remote import HEARTBEAT_S
 from agent.stream.transfer import Options, Transfer
-from agent.stream.work import Block, Known, blocks
+from agent.stream.work import Block
 from p2v.model.errors import (
     MigrationBusyError,
     MigrationStateError,
@@ -58,12 +63,26 @@ disk when it reads them back. If that happens twice its disk or memory is bad.""
 
 
 @dataclass(frozen=True, slots=True)
+class Outlook:
+    """What is to be expected of a live capture, from what was measured.
+
+    `dirty` bytes wait to be sent, `churn` bytes a second are written, and a freeze now would take
+    `freeze_s` seconds; `text` says it in words.
+    """
+
+    text: str
+    dirty: int
+    churn: float
+    freeze_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Progress:
     """Where a migration stands; sizes in bytes."""
 
     migration: str
     phase: str
-    """"full" while the disks are read, then the state of the migration on the converter."""
+    """What a pass is called (docs/json.md), then the state of the migration on the converter."""
     done: int
     total: int
     counters: Counters
@@ -73,6 +92,8 @@ class Progress:
     """Why nothing moves, if nothing does."""
     chart: Chart | None = None
     """What happened to every part of the disks, where they are read."""
+    outlook: Outlook | None = None
+    """Of a live capture: what is to be expected."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,29 +105,11 @@ class Outcome:
     seconds: float
     notes: tuple[str, ...]
     unreadable: tuple[P2VError, ...]
+    report: dict[str, Any] = field(default_factory=dict)
+    """How a live capture went."""
 
 
 Watch = Callable[[Progress], None]
-
-
-@dataclass
-class _Captured:
-    """The disks of a plan, open, with what to do with their chunks."""
-
-    sources: list[Source]
-    layouts: list[Layout]
-    total: int = field(init=False)
-    chart: Chart = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.total = sum(layout.size for layout in self.layouts)
-        self.chart = Chart([layout.size for layout in self.layouts])
-
-    def blocks(self) -> Iterator[Block]:
-        return itertools.chain.from_iterable(
-            blocks(index, without_holes(layout.pieces(), source))
-            for index, (layout, source) in enumerate(zip(self.layouts, self.sources, strict=True))
-        )
 
 
 def default_options(plan: Plan) -> Options:
@@ -127,18 +130,22 @@ def migrate(
     watch: Watch = lambda _: None,
     started: Callable[[Migration], None] = lambda _: None,
     controls: Controls | None = None,
+    live: LiveSettings | None = None,
 ) -> Outcome:
     """Carry out `plan`, or go on with the migration `resume`, whose plan then counts.
 
     A new migration gets the id `id`, if one is given. `here` turns the plan of one that was begun
     on another system of the same machine into what it is on this one.
     `watch` is told how it goes a few times a second; `started` gets the migration once its id is
-    known. What is asked of `controls` meanwhile is heeded.
+    known. What is asked of `controls` meanwhile is heeded. `live` says when disks that are written
+    to are captured for good, and how; where that is left for later the outcome is a migration that
+    still receives.
 
     Raises:
         P2VError: it did not finish. Unless the error says otherwise it can be resumed.
     """
     begun = time.monotonic()
+    live = live or LiveSettings()
     if resume:
         found = converter.get(resume)
         plan = here(found.plan)
@@ -148,15 +155,16 @@ def migrate(
             raise MigrationStateError(
                 id=resume, state=found.state.value, problem="there is nothing to resume"
             )
-    with _open(plan) as captured:
+    with _open(plan, live) as captured:
         migration = converter.get(resume) if resume else converter.create(plan, id)
         started(migration)
         run = _Run(converter, migration.id, captured, options(plan), watch, begun, controls)
         run.take_lease(LEASE_WAIT_S if resume else 0.0)
-        migration, counters = run.to_the_end(compare=bool(resume))
+        later = live.cutover.when is When.LATER
+        migration, counters = run.to_the_end(compare=bool(resume), later=later)
         unreadable = _unreadable(plan, captured.sources)
-        notes = tuple(note for layout in captured.layouts for note in layout.notes)
-    return Outcome(migration, counters, time.monotonic() - begun, notes, unreadable)
+        seconds = time.monotonic() - begun
+        return Outcome(migration, counters, seconds, captured.notes, unreadable, captured.report())
 
 
 def _attach(
@@ -169,8 +177,8 @@ def _attach(
     """Wait for the end of a migration of which all was sent already; its disks aren't needed."""
     started(migration)
     begun = time.monotonic()
-    closed = _Captured([], [Layout(disk.size) for disk in migration.plan.disks])
-    migration = _Run(converter, migration.id, closed, options, watch, begun).wait()
+    closed = Captured([], [Layout(disk.size) for disk in migration.plan.disks])
+    migration = _Run(converter, migration.id, closed, options, watch, begun).finish()
     if migration.state is not MigrationState.FINISHED:
         raise _reason(migration)
     report = migration.report
@@ -187,15 +195,11 @@ def _reason(migration: Migration) -> P2VError:
     return error_of({"type": migration.problem_code or "failed", "detail": migration.problem})
 
 
-@contextlib.contextmanager
-def _open(plan: Plan) -> Iterator[_Captured]:
-    with contextlib.ExitStack() as stack:
-        sources = [stack.enter_context(Source(disk.path, live=plan.live)) for disk in plan.disks]
-        layouts = [
-            prepare(disk, source, plan.all_blocks)
-            for disk, source in zip(plan.disks, sources, strict=True)
-        ]
-        yield _Captured(sources, layouts)
+def _open(plan: Plan, live: LiveSettings) -> Opened:
+    """Open the plan's disks: to be followed only if somebody may write to them."""
+    if plan.live and any(writers_of(resolve(disk.path)) for disk in plan.disks):
+        return open_running(plan, live)
+    return open_offline(plan)
 
 
 def _unreadable(plan: Plan, sources: Sequence[Source]) -> tuple[P2VError, ...]:
@@ -213,7 +217,7 @@ class _Run:
         self,
         converter: Converter,
         migration: str,
-        captured: _Captured,
+        captured: Captured,
         options: Options,
         watch: Watch,
         begun: float,
@@ -226,8 +230,9 @@ class _Run:
         self._watch = watch
         self._begun = begun
         self._codec = ""
-        self._limiter = (controls or Controls()).limiter
-        self._limiter.rate = options.bwlimit
+        self._controls = controls or Controls()
+        self._controls.limiter.rate = options.bwlimit
+        self._outlook: Outlook | None = None
 
     def take_lease(self, patience_s: float) -> None:
         """Take the right to send; wait for it if another agent has it but sends nothing."""
@@ -242,10 +247,12 @@ class _Run:
                 self._tell("waiting", 0, Counters(), str(error))
                 time.sleep(POLL_S)
 
-    def to_the_end(self, *, compare: bool) -> tuple[Migration, Counters]:
-        """Send passes until the converter has committed; return the last one's counters."""
+    def to_the_end(self, *, compare: bool, later: bool) -> tuple[Migration, Counters]:
+        """Capture until the converter has committed, or with `later` once; return what it took."""
         for number in range(MAX_PASSES):
-            counters = self._pass(self._known if compare or number else None)
+            counters = self._captured.capture(self, compare=compare or number > 0)
+            if later:
+                return self._patiently(partial(self._converter.get, self._id)), counters
             migration = self._complete(counters)
             if migration.state is MigrationState.FINISHED:
                 return migration, counters
@@ -255,7 +262,7 @@ class _Run:
             self._patiently(partial(self._converter.lease, self._id))
         raise _reason(migration)
 
-    def wait(self) -> Migration:
+    def finish(self) -> Migration:
         """Wait for the end of a migration of which all was sent before."""
         self._patiently(partial(self._converter.complete, self._id, {}))
         return self._await_commit(Counters())
@@ -284,15 +291,24 @@ class _Run:
                     raise
                 time.sleep(POLL_S)
 
-    def _pass(self, known: Known | None) -> Counters:
+    def send(
+        self,
+        phase: str,
+        queue: Iterable[Block],
+        total: int,
+        *,
+        compare: bool = False,
+        announce: bool = False,
+    ) -> Counters:
+        """Send a pass: see agent.captured.Sender."""
         transfer = Transfer(
             self._converter,
             self._id,
             self._captured.sources,
-            self._captured.blocks(),
+            announced(queue, self._converter, self._id) if announce else queue,
             self._options,
-            known,
-            limiter=self._limiter,
+            self._known if compare else None,
+            limiter=self._controls.limiter,
             chart=self._captured.chart,
         )
         transfer.start()
@@ -301,34 +317,53 @@ class _Run:
                 while not transfer.wait(TICK_S):
                     codec, level = transfer.policy.choice
                     self._codec = f"{codec.name.lower()} {level}".removesuffix(" 0")
-                    self._tell("full", transfer.counters.handled, transfer.counters, problem[0])
+                    done = transfer.counters.handled
+                    self._tell(phase, done, transfer.counters, problem[0], total)
             except BaseException:
                 transfer.cancel()
                 transfer.wait(CANCEL_S)
                 raise
         counters = transfer.result()
-        self._tell("full", self._captured.total, counters)
+        self._tell(phase, total, counters, total=total)
         return counters
+
+    def outlook(self, text: str, *, dirty: int, churn: float, freeze_s: float) -> None:
+        """Show from now on what is to be expected."""
+        self._outlook = Outlook(text, dirty, churn, freeze_s)
+
+    def wait(self, phase: str, seconds: float) -> bool:
+        """Wait, and keep the migration; return whether the cut-over was asked for."""
+        deadline = time.monotonic() + seconds
+        with self._heartbeat() as problem:
+            while (left := deadline - time.monotonic()) > 0:
+                self._tell(phase, self._captured.total, Counters(), problem[0])
+                if self._controls.cutover.wait(min(left, TICK_S)):
+                    return True
+        return self._controls.cutover.is_set()
 
     def _known(self, disk: int, group: int) -> bytes | None:
         body = self._converter.digests(self._id, disk, group)
         return expand_group(body, group, self._captured.layouts[disk].size)
 
-    def _tell(self, phase: str, done: int, counters: Counters, problem: str = "") -> None:
+    def _tell(
+        self, phase: str, done: int, counters: Counters, problem: str = "", total: int | None = None
+    ) -> None:
         captured = self._captured
+        total = captured.total if total is None else total
         for disk, source in enumerate(captured.sources):
             captured.chart.add_bad(disk, source.bad.extents)
         self._watch(
             Progress(
                 migration=self._id,
                 phase=phase,
-                done=min(done, captured.total),
-                total=captured.total,
+                done=min(done, total),
+                total=total,
                 counters=counters,
                 codec=self._codec,
                 elapsed_s=time.monotonic() - self._begun,
                 problem=problem,
                 chart=captured.chart,
+                outlook=self._outlook,
             )
         )
 
@@ -376,7 +411,7 @@ class _Run:
             "zero_bytes": counters.zero,
             "same_bytes": counters.same,
             "reconnects": counters.reconnects,
-            "notes": [note for layout in captured.layouts for note in layout.notes],
+            "notes": list(captured.notes),
             "unreadable": [
                 {
                     "disk": str(source.path),
@@ -387,4 +422,5 @@ class _Run:
                 for source in captured.sources
                 if source.bad.count
             ],
+            **captured.report(),
         }

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,14 +73,24 @@ def mappable(content: str) -> bool:
     return content in _PROGRAMS
 
 
-def used_extents(path: Path, offset: int, size: int, content: str) -> Allocation:
+def used_extents(
+    path: Path,
+    offset: int,
+    size: int,
+    content: str,
+    settled: Collection[tuple[int, int]] = (),
+) -> Allocation:
     """Return the blocks in use of the file system `content` at `offset` of the disk `path`.
+
+    One that is mounted read-write has a map only if its device is among `settled`: it was frozen
+    and thawed since its changes are tracked. What the map calls free was then free at that freeze
+    or later, so that whatever is put there afterwards is tracked.
 
     Never raises for a file system's sake: where there is no trustworthy map the answer is "all",
     with the reason. Memory is one bit a chunk.
     """
     try:
-        return _map(path, offset, size, content)
+        return _map(path, offset, size, content, settled)
     except VolumeDamagedError as error:
         reason = str(error).rstrip(".")
     except ToolError as error:
@@ -94,18 +104,21 @@ def _everything(offset: int, size: int, reason: str) -> Allocation:
     return Allocation(offset, size, size, None, reason)
 
 
-def _map(path: Path, offset: int, size: int, content: str) -> Allocation:
+def _map(
+    path: Path, offset: int, size: int, content: str, settled: Collection[tuple[int, int]]
+) -> Allocation:
     if content not in _PROGRAMS:
         reason = f"there is no allocation map for {content or 'unknown contents'}"
         return _everything(offset, size, reason)
     node = partition_node(path, offset, size)
     device = device_number(node or path)
     mounted = () if device is None else mounts_of(device, mounts())
-    if any(mount.writable for mount in mounted):
+    live = device in settled
+    if any(mount.writable for mount in mounted) and not live:
         return _everything(offset, size, "it is mounted read-write")
     _drop(node or path)
     state = volume_state(node or path, 0 if node else offset, size, content)
-    if state is not None and state.unclean:
+    if state is not None and state.unclean and (state.damaged or not live):
         return _everything(offset, size, state.unclean)
     if state is not None and state.shared:
         return _everything(offset, size, "it spans several devices")

@@ -7,7 +7,7 @@ that no partition treats otherwise is read: tables, boot areas, gaps, the table'
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from mmap import mmap
@@ -108,9 +108,16 @@ def disk_extents(disk: PlannedDisk, source: Source, all_blocks: bool = False) ->
     return prepare(disk, source, all_blocks).pieces()
 
 
-def prepare(disk: PlannedDisk, source: Source, all_blocks: bool = False) -> Layout:
+def prepare(
+    disk: PlannedDisk,
+    source: Source,
+    all_blocks: bool = False,
+    settled: Collection[tuple[int, int]] = (),
+) -> Layout:
     """Read allocation maps and swap headers, and return the disk's layout.
 
+    The file systems on the devices `settled` were frozen since the disk's changes are tracked: see
+    `used_extents`.
     A file system whose map cannot be trusted, and a swap whose header makes no sense, are copied
     whole; `notes` says so. With `all_blocks` only excluded partitions are not copied.
 
@@ -121,7 +128,7 @@ def prepare(disk: PlannedDisk, source: Source, all_blocks: bool = False) -> Layo
     regions: list[Region] = []
     notes: list[str] = []
     for partition in sorted(disk.partitions, key=lambda p: p.start):
-        region, note = _region(partition, source, all_blocks)
+        region, note = _region(partition, source, all_blocks, settled)
         if region is not None:
             regions.append(region)
         if note:
@@ -135,7 +142,10 @@ def _name(disk: PlannedDisk, partition: PlannedPartition) -> str:
 
 
 def _region(
-    partition: PlannedPartition, source: Source, all_blocks: bool
+    partition: PlannedPartition,
+    source: Source,
+    all_blocks: bool,
+    settled: Collection[tuple[int, int]],
 ) -> tuple[Region | None, str]:
     start, size = partition.start, partition.size
     if partition.treatment is Treatment.EXCLUDE:
@@ -144,7 +154,7 @@ def _region(
         return None, ""
     if partition.treatment is Treatment.SWAP:
         return _swap(partition, source)
-    allocation = used_extents(source.path, start, size, partition.content)
+    allocation = used_extents(source.path, start, size, partition.content, settled)
     return _used(allocation)
 
 
@@ -169,25 +179,26 @@ def _swap(partition: PlannedPartition, source: Source) -> tuple[Region | None, s
 
 
 def _pieces(layout: Layout) -> Iterator[Piece]:
-    edges = _edges(layout)
+    edges = edges_of(layout)
     at = 0
     for region in layout.regions:
-        first, last = _inner(region, layout.size)
+        first, last = inner(region, layout.size)
         if first >= last:
             continue
-        yield from _read(at, first, layout.size, edges)
+        yield from read_pieces(at, first, layout.size, edges)
         yield from _walk(region, first, last, layout.size)
         at = last
-    yield from _read(at, _chunks(layout.size), layout.size, edges)
+    yield from read_pieces(at, chunks_of(layout.size), layout.size, edges)
 
 
-def _chunks(size: int) -> int:
+def chunks_of(size: int) -> int:
+    """Return how many chunks `size` bytes touch from the disk's start on."""
     return -(-size // CHUNK_SIZE)
 
 
-def _inner(region: Region, size: int) -> tuple[int, int]:
+def inner(region: Region, size: int) -> tuple[int, int]:
     """Return the chunks that lie wholly within the region, as a half-open range."""
-    end = _chunks(size) if region.end >= size else region.end // CHUNK_SIZE
+    end = chunks_of(size) if region.end >= size else region.end // CHUNK_SIZE
     return -(-region.offset // CHUNK_SIZE), end
 
 
@@ -211,7 +222,7 @@ def _walk(region: Region, first: int, last: int, size: int) -> Iterator[Piece]:
 def _walk_blank(region: Region, first: int, last: int, size: int) -> Iterator[Piece]:
     """Yield the chunks that hold a part of the header as literals, the others as zeros."""
     at = first
-    header_end = _chunks(region.offset + len(region.header)) if region.header else first
+    header_end = chunks_of(region.offset + len(region.header)) if region.header else first
     while at < min(header_end, last):
         piece = _piece(at, at + 1, size, Kind.LITERAL, region.reason)
         data = bytearray(piece.length)
@@ -227,23 +238,23 @@ def _piece(first: int, last: int, size: int, kind: Kind, reason: str = "") -> Pi
     return Piece(offset, min(last * CHUNK_SIZE, size) - offset, kind, reason)
 
 
-def _edges(layout: Layout) -> dict[int, tuple[Region, ...]]:
+def edges_of(layout: Layout) -> dict[int, tuple[Region, ...]]:
     """Return the blank regions that cover a part only of a chunk, by chunk: two each at most."""
     edges: dict[int, tuple[Region, ...]] = {}
     for region in layout.regions:
         if region.used is not None:
             continue
-        first, last = _inner(region, layout.size)
+        first, last = inner(region, layout.size)
         for chunk in {region.offset // CHUNK_SIZE, (region.end - 1) // CHUNK_SIZE}:
             if not first <= chunk < last:
                 edges[chunk] = (*edges.get(chunk, ()), region)
     return edges
 
 
-def _read(
+def read_pieces(
     first: int, last: int, size: int, edges: dict[int, tuple[Region, ...]]
 ) -> Iterator[Piece]:
-    """Yield the chunks as READ; those at a blank region's edge one by one, blanked."""
+    """Yield the chunks from `first` to `last` as READ; those at a blank region's edge blanked."""
     at = first
     for chunk in sorted(chunk for chunk in edges if first <= chunk < last):
         if at < chunk:

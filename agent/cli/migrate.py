@@ -17,11 +17,13 @@ from agent.cli.progress import format_time, make_display
 from agent.job.controls import Controls
 from agent.job.folder import Job
 from agent.job.reporter import Reporter, reporting
+from agent.live.capture import FREEZE_LIMIT_S, LiveSettings
+from agent.live.cutover import parse_cutover
 from agent.migration import Outcome, Progress, default_options, migrate
 from agent.plan import Choices
 from agent.stream.converter import Converter
 from agent.stream.transfer import Options
-from p2v.model.command import Subparsers, printable
+from p2v.model.command import Parser, Subparsers, printable
 from p2v.model.errors import ReadFailedError, UsageError
 from p2v.model.migration import Migration
 from p2v.model.plan import Codec, Plan
@@ -29,6 +31,7 @@ from p2v.model.planfile import to_json
 from p2v.model.units import format_size
 
 EXIT_WARNINGS = 3
+MAX_FREEZE_LIMIT_S = 120.0
 
 
 def register(subparsers: Subparsers) -> None:
@@ -38,12 +41,35 @@ def register(subparsers: Subparsers) -> None:
         help="capture disks and send them to a converter",
         description="Capture disks and write them as images, on a converter or in a folder here.",
     )
-    target = parser.add_mutually_exclusive_group()
-    target.add_argument("--server", metavar="URL", help="the converter: https://HOST:PORT")
-    target.add_argument("--to", metavar="DIR", type=Path, help="write the images in DIR, here")
     parser.add_argument("--plan", metavar="FILE", type=Path, help="carry out this plan file")
     parser.add_argument("--resume", metavar="ID", help="go on with this migration")
     add_plan_options(parser)
+    add_run_options(parser, cutover="now")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be done, no more")
+    parser.set_defaults(run=run)
+
+
+def add_run_options(parser: Parser, cutover: str) -> None:
+    """Add where to, when to cut over (by default `cutover`), whom to trust and what to show."""
+    target = parser.add_mutually_exclusive_group()
+    target.add_argument("--server", metavar="URL", help="the converter: https://HOST:PORT")
+    target.add_argument("--to", metavar="DIR", type=Path, help="write the images in DIR, here")
+    live = parser.add_argument_group("disks that are written to meanwhile (--live)")
+    live.add_argument(
+        "--cutover",
+        nargs="+",
+        default=[cutover],
+        metavar=("WHEN", "TIME"),
+        help=f"when to freeze and finish: now, wait (for 'p2v-agent cutover'), at TIME, later "
+        f"(with 'p2v-agent sync'); default: {cutover}",
+    )
+    live.add_argument(
+        "--freeze-limit",
+        type=float,
+        default=FREEZE_LIMIT_S,
+        metavar="SECONDS",
+        help=f"end a freeze that takes longer (default: {FREEZE_LIMIT_S:g})",
+    )
     trust = parser.add_argument_group("trust (secrets: a file, the environment, a prompt)")
     trust.add_argument("--code-file", metavar="FILE", type=Path, help="holds a pairing code")
     trust.add_argument("--token-file", metavar="FILE", type=Path, help="holds a token")
@@ -53,10 +79,8 @@ def register(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--progress", choices=("auto", "json", "none"), default="auto", help="on stderr"
     )
-    parser.add_argument("--dry-run", action="store_true", help="say what would be done, no more")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.add_argument("--verbose", action="store_true", help="log what happens to stderr")
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -105,6 +129,7 @@ def _migrate(args: argparse.Namespace, controls: Controls, reporter: Reporter) -
                 watch=watch,
                 started=started,
                 controls=controls,
+                live=live_settings(args),
             )
         except BaseException:
             if controls.discard and named:
@@ -114,21 +139,24 @@ def _migrate(args: argparse.Namespace, controls: Controls, reporter: Reporter) -
 
 def _plan(args: argparse.Namespace) -> Plan:
     if args.plan is None:
-        plan = plan_from(choices_from(args))
-    elif choices_from(args) != Choices(disks=()):
+        return plan_from(choices_from(args))
+    if choices_from(args) != Choices(disks=()):
         raise UsageError(problem="a plan file says what to do; leave the options of 'plan' out")
-    else:
-        plan = read_plan(args.plan)
-    _refuse_live(plan)
-    return plan
+    return read_plan(args.plan)
 
 
-def _refuse_live(plan: Plan) -> None:
-    if plan.live:
+def live_settings(args: argparse.Namespace) -> LiveSettings:
+    """Return what the command line says of disks that are written to.
+
+    Raises:
+        UsageError: it makes no sense.
+    """
+    if not 0 < args.freeze_limit <= MAX_FREEZE_LIMIT_S:
         raise UsageError(
-            problem="capturing a disk while it is written to (--live) is not in this version; "
-            "unmount it, mount it read-only, or start the machine from another system"
+            problem=f"--freeze-limit {args.freeze_limit:g}: a freeze of up to "
+            f"{MAX_FREEZE_LIMIT_S:g} seconds can be allowed"
         )
+    return LiveSettings(parse_cutover(args.cutover), args.freeze_limit)
 
 
 def _options(args: argparse.Namespace, plan: Plan) -> Options:
@@ -204,6 +232,7 @@ def _print(args: argparse.Namespace, outcome: Outcome) -> None:
             "counters": counters.as_dict(),
             "notes": list(outcome.notes),
             "unreadable": migration.report.get("unreadable", []),
+            **outcome.report,
         }
         print(json.dumps(document, indent=2))
         return

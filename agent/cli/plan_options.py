@@ -10,7 +10,7 @@ from agent.inventory.collect import collect
 from agent.plan import Choices, make_plan
 from p2v.model import planfile
 from p2v.model.errors import UsageError
-from p2v.model.plan import Codec, ImageFormat, Plan
+from p2v.model.plan import Capture, Codec, ImageFormat, Plan
 from p2v.model.units import parse_size
 
 
@@ -30,6 +30,21 @@ def add_plan_options(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="PARTITION",
         help="leave out the contents of a partition (sda3, disk.img:3); may be repeated",
+    )
+    state = group.add_mutually_exclusive_group()
+    state.add_argument(
+        "--live",
+        action="store_true",
+        help="capture the disks while they are written to (docs/live.md)",
+    )
+    state.add_argument(
+        "--offline", action="store_true", help="nobody writes to the disks (default)"
+    )
+    group.add_argument(
+        "--capture",
+        choices=[item.value for item in Capture],
+        default=Capture.AUTO.value,
+        help="how, if live (default: auto): a change tracker in the kernel, or LVM snapshots",
     )
     group.add_argument("--name", default="", help="name of the migration (default: the machine's)")
     group.add_argument(
@@ -71,6 +86,8 @@ def choices_from(args: argparse.Namespace) -> Choices:
         exclude=tuple(args.exclude),
         name=args.name,
         format=ImageFormat(args.format),
+        live=args.live or args.capture != Capture.AUTO,
+        capture=Capture(args.capture),
         all_blocks=args.all_blocks,
         codec=Codec(args.codec),
         bwlimit=args.bwlimit,

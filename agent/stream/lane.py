@@ -251,7 +251,7 @@ class Lane:
         payload: Buffer
         if block.pages:
             kind, (codec, payload) = Kind.PAGES, pages.pack(chunk, block.pages, encoder)
-            tally.sent += _size(block.pages)
+            tally.sent += pages.page_bytes(block.pages)
         else:
             kind, (codec, payload) = Kind.DATA, encoder.encode(chunk)
             tally.sent += length
@@ -296,10 +296,6 @@ class Lane:
         if choice not in self._encoders:
             self._encoders[choice] = Encoder(*choice)
         return self._encoders[choice]
-
-
-def _size(runs: pages.Runs) -> int:
-    return sum(count for _, count in runs) * pages.PAGE_SIZE
 
 
 class _Retry:

@@ -26,6 +26,11 @@ Runs = Sequence[tuple[int, int]]
 """Pages of a chunk: (first page, count of pages), ascending and merged."""
 
 
+def page_bytes(runs: Runs) -> int:
+    """Return the bytes of these pages; a disk's last page may have fewer."""
+    return sum(count for _, count in runs) * PAGE_SIZE
+
+
 def pack(new: Buffer, runs: Runs, encoder: Encoder) -> tuple[WireCodec, bytes]:
     """Return the payload that carries the pages `runs` of the chunk `new`."""
     return pack_taken(native.pack_pages(new, runs, PAGE_SIZE), runs, encoder)

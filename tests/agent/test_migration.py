@@ -159,7 +159,7 @@ def _interrupted(converter, plan, migration) -> None:
     def never(*_):
         raise KeyboardInterrupt
 
-    troubled = Troubled(converter, create=[lambda _: migration], complete=[never])
+    troubled = Troubled(converter, create=[lambda *_: migration], complete=[never])
     with pytest.raises(KeyboardInterrupt):
         migrate(troubled, plan)
 

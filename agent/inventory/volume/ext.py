@@ -38,7 +38,10 @@ def read(window: Window) -> State:
         raise VolumeDamagedError(problem="its block counts make no sense")
     shift = 10 + log_size
     return State(
-        used=(blocks - free) << shift, size=blocks << shift, unclean=_unclean(state, incompat)
+        used=(blocks - free) << shift,
+        size=blocks << shift,
+        unclean=_unclean(state, incompat),
+        damaged=bool(state & _ERRORS),
     )
 
 

@@ -31,6 +31,7 @@ class State:
         size: bytes that it manages, where free space can be taken from them to know what is used.
         unclean: why it needs recovery before its allocation map can be trusted, in words; empty
             where it is clean.
+        damaged: its own marks say that its allocation map may be wrong, mounted or not.
         hibernated: it belongs to a suspended system that will go on from where it was.
         group: the set that it is a member of.
         shared: it spans several devices.
@@ -39,6 +40,7 @@ class State:
     used: int | None = None
     size: int | None = None
     unclean: str = ""
+    damaged: bool = False
     hibernated: bool = False
     group: str = ""
     shared: bool = False

@@ -109,9 +109,21 @@ def test_a_command_line_that_makes_no_sense(run, disk, monkeypatch, words, said)
     assert code == 2 and said in err and "Traceback" not in err
 
 
-def test_live_capture_is_refused_in_words(run, disk, folder):
-    code, _, err = run("--disk", disk, "--to", folder, "--live")
-    assert code == 2 and "--live" in err
+def test_a_disk_that_nobody_writes_to_needs_no_live_capture(run, disk, folder):
+    done = migrated(run, disk, folder, "--live", "--format", "raw")
+    assert Path(done["images"][0]).read_bytes() == disk.read_bytes()
+    assert "live" not in done
+
+
+@pytest.mark.parametrize("words", [["at"], ["noon"], ["at", "25:00"], ["at", "2001-01-01T00:00"]])
+def test_a_cutover_at_no_time_is_refused_in_words(run, disk, folder, words):
+    code, _, err = run("--disk", disk, "--to", folder, "--live", "--cutover", *words)
+    assert code == 2 and words[-1] in err
+
+
+def test_a_freeze_without_end_is_refused(run, disk, folder):
+    code, _, err = run("--disk", disk, "--to", folder, "--live", "--freeze-limit", "3600")
+    assert code == 2 and "--freeze-limit" in err
 
 
 def test_what_a_terminal_would_obey_is_made_visible():
