@@ -180,7 +180,10 @@ class _Session:
                 return self._timed(report), None
             if self._request.dry_run:
                 records = tuple(planned(edits.edits))
-                summary = f"{len(records)} edits are planned; nothing was written."
+                count = (
+                    f"{len(records)} edits are planned" if records else "Nothing is to be changed"
+                )
+                summary = f"{count}; nothing was written."
                 return self._timed(report, edits=records, summary=summary), None
             report = self._edit(appliance, facts, target, edits, report)
         if report.verdict is not Verdict.CONVERTED:

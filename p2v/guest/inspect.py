@@ -215,13 +215,18 @@ def _system(appliance: Appliance, root: str) -> System:
         return System(
             family=Family(family),
             root=root,
-            name=handle.inspect_get_product_name(root),
+            name=_name(handle.inspect_get_distro(root), handle.inspect_get_product_name(root)),
             distribution=handle.inspect_get_distro(root),
             major=handle.inspect_get_major_version(root),
             minor=handle.inspect_get_minor_version(root),
             architecture=handle.inspect_get_arch(root),
             hostname=_known(handle.inspect_get_hostname(root)),
         )
+
+
+def _name(distribution: str, name: str) -> str:
+    """Return the name for people; of a Debian libguestfs gives the version alone."""
+    return f"{distribution.capitalize()} {name}" if name[:1].isdigit() else name
 
 
 def _known(text: str) -> str:
