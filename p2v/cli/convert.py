@@ -79,18 +79,19 @@ def run(args: argparse.Namespace) -> int:
     """Convert the guest and print the report; return the exit code."""
     from p2v.guest.convert import Request, convert
     from p2v.guest.report import Verdict
+    from p2v.guest.windows.virtio import unpacked
 
-    request = Request(
-        images=tuple(args.images),
-        platform=args.target,
-        firmware=args.firmware,
-        root=args.root,
-        nics=tuple(args.nic),
-        drivers=str(args.virtio_win) if args.virtio_win else "",
-        passphrases=_passphrases(args.passphrase_file),
-        dry_run=args.dry_run,
-    )
-    with _progress(args.progress) as tell:
+    with _progress(args.progress) as tell, unpacked(args.virtio_win) as drivers:
+        request = Request(
+            images=tuple(args.images),
+            platform=args.target,
+            firmware=args.firmware,
+            root=args.root,
+            nics=tuple(args.nic),
+            drivers=drivers,
+            passphrases=_passphrases(args.passphrase_file),
+            dry_run=args.dry_run,
+        )
         report = convert(request, tell)
     if args.json:
         print(report.to_json(), end="")

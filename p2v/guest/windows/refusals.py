@@ -87,13 +87,13 @@ def _of_system(facts: GuestFacts, target: Target) -> Refusal | None:
 def _of_kvm(drivers: tuple[Path, ...], target: Target) -> Refusal | None:
     if virtio.disk_drivers(drivers):
         return None
-    where = f"{target.drivers} has none" if target.drivers else "no folder with them was given"
+    where = f"{target.drivers} has none" if target.drivers else "none were given"
     return Refusal(
         "no-virtio-drivers",
         f"Windows has no drivers for virtio, and for this version {where}",
-        "Unpack the virtio-win ISO (https://github.com/virtio-win/virtio-win-pkg-scripts) and name "
-        "its folder with --drivers; or leave the conversion out (--no-convert) and give the VM a "
-        "SATA disk and an e1000e network adapter.",
+        "Name the virtio-win ISO (https://github.com/virtio-win/virtio-win-pkg-scripts) with "
+        "--virtio-win; or leave the conversion out (--no-convert) and give the VM a SATA disk and "
+        "an e1000e network adapter.",
     )
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-r"""Drivers for virtio, from a folder of the converter: that of the virtio-win project, unpacked.
+r"""Drivers for virtio, from a folder or ISO of the converter: that of the virtio-win project.
 
 The disk's driver is put in place with a service and an entry where Windows looks boot devices up:
 the CriticalDeviceDatabase of Windows 7, the DriverDatabase of later ones. All are installed by the
@@ -11,7 +11,10 @@ https://github.com/virtio-win/virtio-win-pkg-scripts, https://docs.oasis-open.or
 
 from __future__ import annotations
 
+import subprocess
+import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
@@ -21,9 +24,11 @@ from p2v.guest.windows.facts import WindowsFacts
 from p2v.guest.windows.firstboot import folder
 from p2v.guest.windows.registry.hive import Kind
 from p2v.guest.windows.values import set_bytes, set_number, set_text, set_texts
+from p2v.model.errors import ToolError, UsageError
 
 _WANTED = ("viostor", "vioscsi", "netkvm", "balloon", "vioserial", "viorng", "pvpanic")
 _MAX_FILES = 100_000
+_UNPACK_S = 600
 _SCSI_CLASS = "{4D36E97B-E325-11CE-BFC1-08002BE10318}"
 _CLASS_BYTES = bytes.fromhex("7be9364d25e3ce11bfc108002be10318")
 
@@ -83,6 +88,38 @@ def find(source: str, system: System, windows: WindowsFacts) -> tuple[Path, ...]
         if found := sorted(path for path, parts in paths if name in parts):
             return tuple(found)
     return ()
+
+
+@contextmanager
+def unpacked(source: Path | None) -> Iterator[str]:
+    """Give the folder with the drivers of a folder, or of an ISO; "" for None.
+
+    An ISO is unpacked, without what is for other purposes, for as long as the block lasts.
+
+    Raises:
+        UsageError: there is no such folder or file, or it is no ISO.
+        ToolError: 7zz is not installed.
+    """
+    if source is None or source.is_dir():
+        yield str(source or "")
+        return
+    if not source.is_file():
+        raise UsageError(problem=f"There is no folder or ISO {source}.")
+    with tempfile.TemporaryDirectory(prefix="p2v-virtio.") as folder:
+        argv = ["7zz", "x", "-y", "-bd", f"-o{folder}", str(source), *_WANTED, "NetKVM", "Balloon"]
+        try:
+            done = subprocess.run(
+                argv, capture_output=True, text=True, timeout=_UNPACK_S, check=False
+            )
+        except FileNotFoundError:
+            problem = "the program 7zz (Debian's package 7zip) is not installed"
+            raise ToolError(tool="7zz", problem=problem) from None
+        except subprocess.TimeoutExpired:
+            problem = f"unpacking {source} took more than {_UNPACK_S} s"
+            raise ToolError(tool="7zz", problem=problem) from None
+        if done.returncode:
+            raise UsageError(problem=f"{source} can't be unpacked; it is no ISO, or damaged.")
+        yield folder
 
 
 def plan(facts: GuestFacts, windows: WindowsFacts, files: tuple[Path, ...]) -> Iterator[Edit]:

@@ -97,15 +97,14 @@ def program(machine: int = 0x8664) -> bytes:
     return b"MZ".ljust(60, b"\0") + struct.pack("<I", 64) + header + optional.ljust(400, b"\0")
 
 
-def disk(path: Path, files: Mapping[str, bytes], *, size: int = 160 * MiB) -> None:
-    """Write a disk with one partition (MBR) that holds an NTFS volume with these files."""
-    volume = path.with_suffix(".ntfs")
-    with volume.open("wb") as out:
+def volume(path: Path, files: Mapping[str, bytes], *, size: int = 160 * MiB) -> None:
+    """Write an NTFS volume that holds these files."""
+    with path.open("wb") as out:
         out.truncate(size)
-    sh("mkntfs", "-F", "-Q", "-q", "-p", "2048", "-H", "255", "-S", "63", volume)
+    sh("mkntfs", "-F", "-Q", "-q", "-p", "2048", "-H", "255", "-S", "63", path)
     point = path.with_suffix(".mount")
     point.mkdir()
-    sh("ntfs-3g", volume, point)
+    sh("ntfs-3g", path, point)
     try:
         for name, content in files.items():
             target = point / name.lstrip("/")
@@ -113,14 +112,39 @@ def disk(path: Path, files: Mapping[str, bytes], *, size: int = 160 * MiB) -> No
             target.write_bytes(content)
     finally:
         sh("umount", point)
-    entry = struct.pack("<B3xB3xII", 0x80, 7, 2048, size // 512)
-    with path.open("wb") as out, volume.open("rb") as source:
-        out.write(bytes(440) + b"p2v!" + bytes(2) + entry.ljust(64, b"\0") + b"\x55\xaa")
-        out.seek(MiB)
-        while piece := source.read(MiB):
-            out.seek(len(piece), 1) if not any(piece) else out.write(piece)
-        out.truncate(MiB + size)
-    volume.unlink()
+
+
+def system_partition(path: Path, files: Mapping[str, bytes]) -> None:
+    """Write an EFI system partition that holds these files."""
+    with path.open("wb") as out:
+        out.truncate(32 * MiB)
+    sh("mkfs.vfat", path)
+    content = path.with_suffix(".content")
+    for name, data in files.items():
+        target = content / name.lstrip("/")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(data)
+    sh("mcopy", "-i", path, "-s", *content.iterdir(), "::")
+
+
+def disk(path: Path, windows: Path, efi: Path | None = None) -> None:
+    """Put volumes on a disk: by MBR, or with a system partition by GPT."""
+    parts = [windows] if efi is None else [efi, windows]
+    types = ["7, *"] if efi is None else ["U", "EBD0A0A2-B9E5-4433-87C0-68B6B72699C7"]
+    at, lines = MiB, [f"label: {'dos' if efi is None else 'gpt'}"]
+    with path.open("wb") as out:
+        for part, kind in zip(parts, types, strict=True):
+            size = part.stat().st_size
+            lines.append(f"{at // 512}, {size // 512}, {kind}")
+            out.seek(at)
+            with part.open("rb") as source:
+                while piece := source.read(MiB):
+                    out.write(piece) if any(piece) else out.seek(len(piece), 1)
+            at += size
+        out.truncate(at + MiB)
+    subprocess.run(
+        ["sfdisk", "-q", path], input="\n".join(lines), text=True, check=True, timeout=60
+    )
 
 
 def sh(*argv: object) -> str:

@@ -7,6 +7,8 @@ from p2v.guest.edit import UploadFile
 from p2v.guest.facts import GuestFacts
 from p2v.guest.target import Platform
 from p2v.guest.windows import virtio
+from p2v.model.errors import UsageError
+from tests.p2v.guest.windows.building import sh
 from tests.p2v.guest.windows.making import (
     actions,
     control_set,
@@ -54,7 +56,7 @@ def uploads(edits) -> dict[str, str]:
 def test_without_drivers_kvm_is_refused_with_a_way_out(drivers):
     refusal = refused(facts(), target(Platform.KVM, drivers=drivers))
     assert refusal.code == "no-virtio-drivers"
-    assert "--drivers" in refusal.hint and "SATA" in refusal.hint
+    assert "--virtio-win" in refusal.hint and "SATA" in refusal.hint
 
 
 def test_drivers_for_other_versions_only_are_none(tmp_path):
@@ -130,3 +132,30 @@ def test_sata_stays_a_way_to_start(tmp_path):
     known = windows(control_set(service("storahci", 0, overridden=True)))
     done = actions(on_kvm(by_driver(tmp_path, "2k19"), facts(known)))
     assert r"delete the key ControlSet001\Services\storahci\StartOverride" in done
+
+
+def test_an_iso_is_unpacked_for_as_long_as_it_is_needed(tmp_path):
+    source, iso = tmp_path / "tree", tmp_path / "virtio-win.iso"
+    by_driver(source, "2k19")
+    sh("xorriso", "-as", "mkisofs", "-quiet", "-J", "-R", "-o", iso, source)
+    with virtio.unpacked(iso) as folder:
+        names = {path.rpartition("/")[2] for path in uploads(on_kvm(folder, facts()))}
+        assert not (Path(folder) / "qxldod").exists()
+    assert {"viostor.sys", "netkvm.inf"} <= names
+    assert not Path(folder).exists()
+
+
+def test_a_folder_is_taken_as_it_is(tmp_path):
+    with virtio.unpacked(tmp_path) as folder:
+        assert folder == str(tmp_path)
+    with virtio.unpacked(None) as folder:
+        assert folder == ""
+
+
+@pytest.mark.parametrize("content", [None, b"", b"not an ISO" * 1000])
+def test_what_is_no_iso_is_a_mistake_of_the_caller(tmp_path, content):
+    path = tmp_path / "virtio-win.iso"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UsageError), virtio.unpacked(path):
+        pass
