@@ -98,7 +98,9 @@ def _create(wanted: Wanted, tag: str) -> str:
 
 
 def _valid(device: Path) -> bool:
-    status = tools.run(["dmsetup", "status", "--noflush", str(device)], _TIMEOUT_S).split()
+    number = device.stat().st_rdev
+    argv = ["dmsetup", "status", "-j", str(os.major(number)), "-m", str(os.minor(number))]
+    status = tools.run(argv, _TIMEOUT_S).split()
     return len(status) > 3 and status[2] == b"snapshot" and b"/" in status[3]
 
 
