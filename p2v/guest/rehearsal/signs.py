@@ -14,8 +14,9 @@ from dataclasses import dataclass
 
 from p2v.guest.rehearsal.verdict import Outcome
 
+# systemd shortens lines in the middle, and does not spare the escape sequences there.
 _ESCAPES = re.compile(
-    r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[()][A-Za-z0-9]|[ -/]*[0-~])"
+    r"\x1b(?:\[[0-?]*(?:…|[ -/]*[@-~])|\][^\x07\x1b]*(?:\x07|\x1b\\)|[()][A-Za-z0-9]|[ -/]*[0-~])"
 )
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 _KERNEL_TIME = re.compile(r"^\[\s*\d+\.\d+\] ")

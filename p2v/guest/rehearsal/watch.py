@@ -107,7 +107,6 @@ class Watch:
             self._heard = monotonic()
             self.console = (self.console + said)[-_CONSOLE_KEPT:]
             lines = self._console_lines()
-            self._concerns |= dict.fromkeys(signs.concerns_of(lines))
             if self.tell and lines:
                 self.tell(lines[-1])
 
@@ -151,11 +150,12 @@ class Watch:
         return signs.clean(self.console[-_CONSOLE_JUDGED:])
 
     def _verdict(self, outcome: Outcome) -> Verdict:
-        console = self._console_lines()
+        console = signs.clean(self.console)
+        self._concerns |= dict.fromkeys(signs.concerns_of(console))
         screen = self._text.lines if self._text.readable else ()
         return Verdict(
             outcome,
-            cause=_cause(outcome, console, screen),
+            cause=_cause(outcome, self._console_lines(), screen),
             console=tuple(console[-_EVIDENCE_LINES:]),
             screen=screen,
             concerns=tuple(self._concerns)[:_EVIDENCE_LINES],
