@@ -12,10 +12,8 @@ from typing import Any
 from p2v.cli.output import print_json, print_pairs
 from p2v.cli.serve import DEFAULT_DATA
 from p2v.model.command import Subparsers, printable
-from p2v.model.errors import P2VError, UsageError
+from p2v.model.errors import NoAgentFileError, UsageError
 from p2v.service.adminclient import AdminClient
-
-_NO_AGENT_FILE = "no-agent-file"
 
 
 def register(subparsers: Subparsers) -> None:
@@ -84,9 +82,7 @@ def _fetch_command(client: AdminClient) -> str | None:
     """Return what fetches the agent from the converter, None where that has none."""
     try:
         return str(client.call("GET", "/agent")["command"])
-    except P2VError as error:
-        if error.code != _NO_AGENT_FILE:
-            raise
+    except NoAgentFileError:
         return None
 
 

@@ -126,6 +126,16 @@ class NoSuchTokenError(P2VError):
     hint = "'p2v pair --list' shows those that exist."
 
 
+class NoAgentFileError(P2VError):
+    """The converter has no agent to give out."""
+
+    code = "no-agent-file"
+    exit_code = 14
+    status = 404
+    message = "This converter has no agent to give out."
+    hint = "Run 'make agent' where p2v was built, or put its p2v-agent into the data folder."
+
+
 class MigrationStateError(P2VError):
     """The migration is not in a state that allows this."""
 

@@ -15,7 +15,7 @@ from fastapi import APIRouter
 from fastapi.responses import FileResponse
 
 import p2v
-from p2v.model.errors import P2VError
+from p2v.model.errors import NoAgentFileError
 from p2v.service import views
 from p2v.service.context import Context, Shared
 
@@ -26,15 +26,6 @@ BUILT = Path(p2v.__file__).resolve().parents[1] / "dist" / NAME
 
 files = APIRouter()
 router = APIRouter()
-
-
-class NoAgentFileError(P2VError):
-    """The converter has no agent to give out."""
-
-    code = "no-agent-file"
-    status = 404
-    message = "This converter has no agent to give out."
-    hint = "Run 'make agent' where p2v was built, or put its p2v-agent into the data folder."
 
 
 def agent_file(data: Path) -> Path:
