@@ -154,6 +154,11 @@ class Migrating:
 
         wait_for(goes_on, GRACE_S + 45, 0.5)
 
+    def sends(self) -> None:
+        """Wait until its agent has sent something to the converter as that runs now, or ended."""
+        before = self.received()
+        wait_for(lambda: self.process.poll() is not None or self.received() > before, 60, 0.2)
+
     def end(self, timeout_s: float = 100) -> dict[str, Any]:
         """Wait for the end, which must be a good one, and check the image: bit by bit."""
         out, err = self.process.communicate(timeout=timeout_s)
@@ -233,6 +238,7 @@ def test_a_migration_that_is_interrupted_all_the_time_ends_all_the_same(
         else:
             migration.kill()
             migration.resume()
+        migration.sends()  # an agent that never reached its converter gives up
     migration.end(300)
 
 
