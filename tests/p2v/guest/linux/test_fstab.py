@@ -35,7 +35,8 @@ def test_names_of_the_hardware_become_uuids(name):
 @pytest.mark.parametrize(
     "line",
     [f"UUID={ROOT} / ext4 defaults 0 1", f"UUID={ROOT.upper()} / ext4 defaults",
-     "LABEL=root / ext4", "PARTUUID=aaaa-03 / ext4 defaults 0 1", f"/dev/disk/by-uuid/{ROOT} / ext4 defaults 0 1",
+     "LABEL=root / ext4", "PARTUUID=aaaa-03 / ext4 defaults 0 1",
+     f"/dev/disk/by-uuid/{ROOT} / ext4 defaults 0 1",
      "# /dev/sda3 / ext4", "", "proc /proc proc defaults 0 0", "tmpfs /tmp tmpfs defaults",
      "nas:/export /mnt nfs defaults 0 0", "//nas/share /mnt cifs credentials=/x 0 0"],
 )  # fmt: skip

@@ -40,7 +40,7 @@ def named(files):
             'network:\n    ethernets:\n        "ens192":\n            dhcp4: true\n',
             ("ens192", ""),
         ),
-        ("/etc/systemd/network/a.network", "[Match]\nName=eno1\n[Network]\nDHCP=yes\n", ("eno1", "")),
+        ("/etc/systemd/network/a.network", "[Match]\nName=eno1\n[Network]\n", ("eno1", "")),
         (
             "/etc/sysconfig/network-scripts/ifcfg-em1",
             f'DEVICE="em1"\nHWADDR={MAC.upper()}\nBOOTPROTO=none\nIPADDR=192.0.2.7\n',
