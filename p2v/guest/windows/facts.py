@@ -108,7 +108,7 @@ class Interface:
         key: its GUID in braces, as the key under Tcpip writes it.
         name: of the connection: `Ethernet`.
         device: instance id of the adapter: `PCI\VEN_8086...`.
-        mac: `aa:bb:cc:dd:ee:ff`, "" where the registry does not keep it (before Windows 10).
+        mac: `aa:bb:cc:dd:ee:ff`, "" where the registry does not tell.
         addresses: static ones; none where DHCP gives them.
         gateways, dns, wins: addresses, in order.
         suffix: DNS suffix of the connection.

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import AddressValueError, IPv4Address
+from uuid import UUID
 
 from p2v.guest.windows.facts import Address, ControlSet, Filters, Interface, Service
 from p2v.guest.windows.registry.base import HiveDamagedError
@@ -25,6 +26,8 @@ DISK_CLASSES = {
 https://learn.microsoft.com/windows-hardware/drivers/install/system-defined-device-setup-classes-available-to-vendors
 """
 
+_NSI_INTERFACES = r"Control\Nsi\{eb004a11-9b1a-11d4-9123-0050047759bc}\10"
+_MAC_LENGTH = 6
 _CONTROL_SET = re.compile(r"ControlSet\d{3}", re.IGNORECASE)
 _LISTS = re.compile(r"[\s,;]+")
 
@@ -131,9 +134,35 @@ def _connection(control_set: Key, guid: str, value: str) -> str:
 
 
 def _mac(control_set: Key, guid: str) -> str:
+    """Return an adapter's own MAC: as of Windows 10 in its own key, before that in NSI's table."""
     key = control_set.find(rf"Control\NetworkSetup2\Interfaces\{guid}\Kernel")
     value = key.value("PermanentAddress") if key else None
-    return value.data.hex(":") if value and len(value.data) == 6 else ""
+    if value and len(value.data) == _MAC_LENGTH:
+        return value.data.hex(":")
+    table = control_set.find(_NSI_INTERFACES)
+    for row in table.values() if table else ():
+        if mac := _mac_in(row.data, guid):
+            return mac
+    return ""
+
+
+def _mac_in(row: bytes, guid: str) -> str:
+    """Return the MAC in a row of NSI's interfaces if it is the row of that adapter, else "".
+
+    Undocumented; seen in Windows 7 and 8.1: the GUID, and 84 bytes after its start the length and
+    bytes of the permanent address. Those in use lie 36 bytes before, and are the same as a rule.
+    """
+    try:
+        at = row.find(UUID(guid).bytes_le)
+    except ValueError:
+        return ""
+    for offset in (84, 48) if at >= 0 else ():
+        start = at + offset + 2
+        mac = row[start : start + _MAC_LENGTH]
+        length = int.from_bytes(row[at + offset : start], "little")
+        if length == len(mac) == _MAC_LENGTH and any(mac):
+            return mac.hex(":")
+    return ""
 
 
 def _wins(control_set: Key, guid: str) -> tuple[str, ...]:

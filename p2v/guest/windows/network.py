@@ -36,16 +36,13 @@ class Carried:
 def carried(windows: WindowsFacts, target: Target) -> list[Carried]:
     """Return the interfaces whose adapter in the VM is known.
 
-    Windows 10 and later keep an adapter's MAC in the registry. For older ones there must be only
-    one adapter to choose from.
+    The registry tells an adapter's MAC; a person may tell it too, by the connection's name.
     """
-    known = {nic.mac.lower() for nic in target.nics}
+    told = {nic.name.casefold(): nic.mac.lower() for nic in target.nics}
     found = []
     for interface in windows.interfaces:
-        mac = interface.mac
-        if not mac and len(windows.interfaces) == 1 and len(known) == 1:
-            (mac,) = known
-        if mac and (not known or mac in known):
+        mac = told.get(interface.name.casefold()) or interface.mac
+        if mac and (not told or mac in told.values()):
             found.append(Carried(interface, mac))
     return found
 
@@ -119,7 +116,8 @@ def _lost(interface: Interface) -> Problem:
         subject=interface.name or interface.key,
         message=f"Which adapter of the VM gets the addresses of {described(interface)}, "
         f"formerly {interface.mac or interface.device}, is not known; the VM's starts with DHCP.",
-        action="Set them in the VM after its first start.",
+        action="Name it with --nic 'CONNECTION=MAC' ('ipconfig /all' shows both), or set the "
+        "addresses in the VM after its first start.",
     )
 
 

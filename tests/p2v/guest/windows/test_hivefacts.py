@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
+from uuid import UUID
+
 import pytest
 
 from p2v.guest.windows import hivefacts
@@ -22,6 +24,7 @@ def test_a_real_windows_7_has_two_control_sets_and_two_static_addresses():
     )
     second, first = facts.interfaces
     assert first.name == "Local Area Connection"
+    assert (first.mac, second.mac) == ("00:0c:29:77:d9:81", "00:50:56:a5:12:69")
     assert first.addresses == (Address("192.168.1.123", "255.255.255.0"),)
     assert (first.gateways, first.dns) == (("192.168.1.1",), ("192.168.1.112",))
     assert first.device.startswith(r"PCI\VEN_8086&DEV_100F")
@@ -60,6 +63,16 @@ def test_an_adapters_mac_is_read_where_windows_10_keeps_it(tmp_path):
     assert interface.name == "Ethernet"
     assert interface.addresses == (Address("10.0.0.5", "255.0.0.0"),)
     assert interface.dns == ("10.0.0.1", "10.0.0.2")
+
+
+def test_a_row_of_another_adapter_or_with_another_layout_tells_no_mac():
+    guid = "{6AAFC9A9-0542-4DB2-8760-CCFFA953737C}"
+    row = UUID(guid).bytes_le + bytes(32) + b"\6\0" + bytes.fromhex("000c2977d981") + bytes(30)
+    assert hivefacts._mac_in(row, guid) == "00:0c:29:77:d9:81"
+    assert hivefacts._mac_in(row, "{00000000-0542-4DB2-8760-CCFFA953737C}") == ""
+    assert hivefacts._mac_in(row[:50], guid) == ""
+    assert hivefacts._mac_in(row.replace(b"\6\0", b"\7\0"), guid) == ""
+    assert hivefacts._mac_in(row, "no guid") == ""
 
 
 def test_a_hive_of_something_else_is_refused():

@@ -8,9 +8,11 @@ from pygments.lexers import PowerShellLexer
 from pygments.token import Error, Punctuation
 
 from p2v.guest.edit import WriteFile
+from p2v.guest.target import NicAddress, Platform, Target
 from p2v.guest.windows.facts import Address, Interface
 from p2v.guest.windows.firstboot import script
 from p2v.guest.windows.network import COLUMNS, Carried, carried, table
+from p2v.model.machine import FirmwareKind
 from tests.p2v.guest.windows.making import (
     actions,
     control_set,
@@ -76,18 +78,21 @@ def test_addresses_of_an_adapter_that_the_vm_lacks_are_named_and_stay():
     assert "10.1.2.3/255.255.255.0" in problem.message and MAC in problem.message
 
 
-def test_before_windows_10_one_adapter_and_one_address_belong_together():
-    old = replace(OFFICE, mac="")
-    assert [one.mac for one in carried(windows(interfaces=(old,)), target(macs=(MAC,)))] == [MAC]
-    assert carried(windows(interfaces=(old,)), target(macs=(MAC, "02:00:00:00:00:01"))) == []
-    assert carried(windows(interfaces=(old, old)), target(macs=(MAC,))) == []
+def test_a_person_may_tell_the_mac_by_the_connections_name():
+    unknown = replace(OFFICE, mac="")
+    named = Target(Platform.HYPERV, FirmwareKind.BIOS, (NicAddress("ETHERNET", MAC),))
+    assert [one.mac for one in carried(windows(interfaces=(unknown,)), named)] == [MAC]
+    assert carried(windows(interfaces=(unknown,)), target(macs=(MAC,))) == []
 
 
-def test_two_adapters_of_a_real_windows_7_can_not_be_told_apart():
-    edits = planned(facts_of("SYSTEM"), target(macs=(MAC, "02:00:00:00:00:01")))
-    lost = [one for one in edits.problems if one.code == "address-not-carried"]
-    assert ["10.3.58.5" in lost[0].message, "192.168.1.123" in lost[1].message] == [True, True]
-    assert not any("Interfaces" in one for one in actions(edits))
+def test_both_adapters_of_a_real_windows_7_are_told_apart():
+    macs = ("00:0c:29:77:d9:81", "00:50:56:a5:12:69")
+    edits = planned(facts_of("SYSTEM"), target(macs=macs))
+    assert not [one for one in edits.problems if one.code == "address-not-carried"]
+    found = {row["mac"].lower(): row for row in rows(written(edits)["interfaces.csv"])}
+    assert found[macs[0]]["addresses"] == "192.168.1.123/255.255.255.0"
+    assert found[macs[1]]["addresses"] == "10.3.58.5/255.255.255.0"
+    assert found[macs[1]]["name"] == "Local Area Connection 2"
 
 
 @pytest.mark.parametrize("name", ['a"b', "a\r\nb", "a|b", "..\\a"])
