@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""TLS to hosts whose certificates nobody signed: known by their fingerprint instead."""
+
+from __future__ import annotations
+
+import hashlib
+import ssl
+from typing import Any
+
+import requests
+from requests.adapters import HTTPAdapter
+
+from p2v.hosts.connection import Connection
+from p2v.model.errors import HostUnreachableError
+
+_TIMEOUT_S = 30.0
+_JUST_THIS_ONE = 0x80000 | 0x200000
+"""X509_V_FLAG_PARTIAL_CHAIN and NO_CHECK_TIME: no authority and no date says more than we know."""
+_OLD_KEYS = "DEFAULT:@SECLEVEL=1"
+"""Hosts that were set up years ago have RSA keys of 1024 bits."""
+
+
+def tls_context(connection: Connection, host: str, port: int) -> ssl.SSLContext:
+    """Return a context that trusts the connection's certificate only, or else the system's.
+
+    The certificate is fetched and compared once; the context then demands just that one, so that
+    nobody can put another into a later connection.
+
+    Raises:
+        HostUnreachableError: nothing answers there, or with another certificate.
+    """
+    if not connection.fingerprint:
+        return ssl.create_default_context()
+    try:
+        pem = ssl.get_server_certificate((host, port), timeout=_TIMEOUT_S)
+    except (OSError, ValueError) as error:
+        raise HostUnreachableError(host=connection.name, problem=str(error)) from None
+    found = hashlib.sha256(ssl.PEM_cert_to_DER_cert(pem)).hexdigest()
+    if found != connection.fingerprint.lower():
+        problem = f"it shows the certificate {found}, not {connection.fingerprint}"
+        raise HostUnreachableError(host=connection.name, problem=problem)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_flags |= _JUST_THIS_ONE
+    context.set_ciphers(_OLD_KEYS)
+    context.load_verify_locations(cadata=pem)
+    return context
+
+
+class _Adapter(HTTPAdapter):
+    def __init__(self, context: ssl.SSLContext) -> None:
+        self._context = context
+        super().__init__()
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        """Give the pool our context."""
+        kwargs["ssl_context"] = self._context
+        if not self._context.check_hostname:
+            kwargs["assert_hostname"] = False
+        super().init_poolmanager(*args, **kwargs)
+
+    def cert_verify(self, *args: Any, **kwargs: Any) -> None:
+        """Leave the check to the context: requests would load its own authorities."""
+
+
+def session(context: ssl.SSLContext) -> requests.Session:
+    """Return a session that uses `context` for all it does, whatever the environment says."""
+    made = requests.Session()
+    made.trust_env = False
+    made.mount("https://", _Adapter(context))
+    return made

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""An order as the vSphere API's configuration of a virtual machine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from pyVmomi import vim
+
+from p2v.model.errors import HostError
+from p2v.model.machine import FirmwareKind
+from p2v.model.order import Order, OrderedDisk
+from p2v.model.units import KiB, MiB
+from p2v.model.vm import OsFamily, SecureBoot, VmNic
+from p2v.script.govc import GUESTS
+
+_CONTROLLERS: dict[OsFamily, Any] = {
+    OsFamily.LINUX: vim.vm.device.ParaVirtualSCSIController,
+    OsFamily.WINDOWS: vim.vm.device.VirtualLsiLogicSASController,
+    OsFamily.OTHER: vim.vm.device.VirtualLsiLogicController,
+}
+_CARDS: dict[OsFamily, Any] = {
+    OsFamily.LINUX: vim.vm.device.VirtualVmxnet3,
+    OsFamily.WINDOWS: vim.vm.device.VirtualE1000e,
+    OsFamily.OTHER: vim.vm.device.VirtualE1000e,
+}
+_RESERVED_UNIT = 7
+"""The SCSI controller's own place on its bus."""
+_UNITS = 15
+_KEY = 100
+"""Keys of new devices are negative and only tell them apart."""
+
+
+def config_spec(order: Order, host: Any) -> Any:
+    """Return the ConfigSpec of the order's machine; networks are looked up on `host`.
+
+    Raises:
+        HostError: the host has no such network.
+    """
+    vm = order.vm
+    efi = vm.firmware is FirmwareKind.UEFI
+    return vim.vm.ConfigSpec(
+        name=vm.name,
+        annotation=order.unfinished_mark,
+        numCPUs=vm.cpus,
+        memoryMB=-(-vm.memory // MiB),
+        guestId=GUESTS[vm.os],
+        firmware="efi" if efi else "bios",
+        bootOptions=vim.vm.BootOptions(efiSecureBootEnabled=vm.secure_boot is not SecureBoot.OFF),
+        files=vim.vm.FileInfo(vmPathName=f"[{order.storage}]"),
+        deviceChange=[
+            vim.vm.device.VirtualDeviceSpec(operation="add", **change)
+            for change in (*_disks(order), *_cards(order, host))
+        ],
+    )
+
+
+def _disks(order: Order) -> Iterator[dict[str, Any]]:
+    controller = _CONTROLLERS[order.vm.os]
+    for bus in range(-(-len(order.disks) // _UNITS)):
+        yield {"device": controller(key=-(bus + 1), busNumber=bus, sharedBus="noSharing")}
+    for number, disk in enumerate(order.disks):
+        yield {"device": _disk(order, number, disk), "fileOperation": "create"}
+
+
+def _disk(order: Order, number: int, disk: OrderedDisk) -> Any:
+    bus, place = divmod(number, _UNITS)
+    return vim.vm.device.VirtualDisk(
+        key=-(_KEY + number),
+        controllerKey=-(bus + 1),
+        unitNumber=place + (place >= _RESERVED_UNIT),
+        capacityInKB=-(-disk.size // KiB),
+        backing=vim.vm.device.VirtualDisk.FlatVer2BackingInfo(
+            fileName=f"[{order.storage}]", diskMode="persistent", thinProvisioned=True
+        ),
+    )
+
+
+def _cards(order: Order, host: Any) -> Iterator[dict[str, Any]]:
+    card = _CARDS[order.vm.os]
+    for number, nic in enumerate(nic for nic in order.vm.nics if nic.network):
+        yield {
+            "device": card(
+                key=-(2 * _KEY + number),
+                backing=_backing(nic, host),
+                addressType="manual" if nic.mac else "generated",
+                macAddress=nic.mac or None,
+                connectable=vim.vm.device.VirtualDevice.ConnectInfo(
+                    startConnected=nic.connected,
+                    connected=nic.connected,
+                    allowGuestControl=True,
+                ),
+            )
+        }
+
+
+def _backing(nic: VmNic, host: Any) -> Any:
+    card = vim.vm.device.VirtualEthernetCard
+    network = next((each for each in host.network if each.name == nic.network), None)
+    if network is None:
+        raise HostError(host=host.name, problem=f"it has no network '{nic.network}'")
+    if isinstance(network, vim.dvs.DistributedVirtualPortgroup):
+        group: Any = network
+        port = vim.dvs.PortConnection(
+            portgroupKey=group.key, switchUuid=group.config.distributedVirtualSwitch.uuid
+        )
+        return card.DistributedVirtualPortBackingInfo(port=port)
+    return card.NetworkBackingInfo(deviceName=network.name, network=network)
