@@ -15,6 +15,8 @@ GOAL_S = 0.05
 SETTLED = 0.7
 """A pass that leaves more than this share of what the one before it left has not helped."""
 MAX_PASSES = 40
+PASSES_IN_VAIN = 8
+"""Passes that are made while more is written than they can send: it may become quieter."""
 MAX_TAKEN = 64 * MiB
 """What is read while all is frozen is kept in locked memory: at most so much."""
 _FIRST_RATE = 200 * MiB
@@ -97,11 +99,14 @@ def forecast(passes: Sequence[Pass], dirty: int, chunks: int, limits: Limits) ->
     freeze = limits.overhead_s + chunks * _CHUNK / limits.read_rate
     possible = freeze <= limits.freeze_s and dirty <= limits.memory
     better = not _settled(passes, dirty) and len(passes) < MAX_PASSES
+    hope = len(passes) < (PASSES_IN_VAIN if churn >= rate else MAX_PASSES)
     if freeze <= GOAL_S and possible:
         return Forecast(Next.FREEZE, freeze, 0, churn, rate)
-    if better or (not possible and len(passes) < MAX_PASSES):
+    if better or (hope and not possible):
         return Forecast(Next.DELTA, freeze, _more(dirty, churn, rate, limits), churn, rate)
-    return Forecast(Next.FREEZE if possible else Next.GIVE_UP, freeze, 0, churn, rate)
+    if possible:
+        return Forecast(Next.FREEZE, freeze, 0, churn, rate)
+    return Forecast(Next.GIVE_UP, freeze, None, churn, rate)
 
 
 def _settled(passes: Sequence[Pass], dirty: int) -> bool:
