@@ -57,6 +57,10 @@ _SENT = (MigrationState.VERIFYING, MigrationState.COMMITTING, MigrationState.FIN
 _SEND_AGAIN = (VerifyError.code, MigrationStateError.code)
 LEASE_WAIT_S = 20.0
 """A resume waits so long for the lease of an agent that was killed; a converter keeps it for 15."""
+PASSES = ("full", "compare", "delta", "warm", "final")
+"""What the passes over the disks are called; docs/live.md tells them apart."""
+WAITING = "waiting"
+"""What a live capture does until its cut-over."""
 MAX_PASSES = 3
 """Passes over the disks: one, and one more each time the converter finds chunks damaged on its
 disk when it reads them back. If that happens twice its disk or memory is bad."""

@@ -13,6 +13,8 @@ VERBS = {
     "inventory": "show what this machine is made of",
     "plan": "print the plan of a migration, for review and for 'migrate --plan'",
     "migrate": "stream disks to a converter, or into a folder",
+    "cutover": "finish a migration that waits for it",
+    "sync": "bring the image of a migration up to date, later or after a reboot",
 }
 DESCRIPTION = "Captures this physical machine's disks for a virtual machine."
 

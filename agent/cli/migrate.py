@@ -11,6 +11,7 @@ import logging
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from agent.cli.plan_options import add_plan_options, choices_from, plan_from, read_plan
 from agent.cli.progress import format_time, make_display
@@ -19,6 +20,7 @@ from agent.job.folder import Job
 from agent.job.reporter import Reporter, reporting
 from agent.live.capture import FREEZE_LIMIT_S, LiveSettings
 from agent.live.cutover import parse_cutover
+from agent.live.passes import format_seconds
 from agent.migration import Outcome, Progress, default_options, migrate
 from agent.plan import Choices
 from agent.stream.converter import Converter
@@ -245,7 +247,21 @@ def _print(args: argparse.Namespace, outcome: Outcome) -> None:
     if counters.same:
         skipped += f", {format_size(counters.same)} were there already"
     print(f"  skipped   {skipped}")
+    if live := outcome.report.get("live"):
+        _print_live(live)
+    if not migration.state.final:
+        print(f"  open      go on with 'p2v-agent sync {migration.id}', which finishes with")
+        print("            '--cutover now'")
     for note in outcome.notes:
         print(f"  note      {note}")
     for image in migration.images:
         print(f"  image     {image}")
+
+
+def _print_live(live: dict[str, Any]) -> None:
+    passes = f"{len(live['passes'])} passes"
+    if live["freeze_s"] is not None:
+        passes += f", then frozen for {format_seconds(live['freeze_s'])}"
+    print(f"  live      {passes}")
+    for trouble in live["troubles"]:
+        print(f"  trouble   {trouble}")

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
+from agent.migration import PASSES, WAITING
 from agent.migration import Progress as State
 from p2v.model.units import format_size
 
@@ -118,6 +119,13 @@ class JsonLines:
             "codec": state.codec,
             "problem": state.problem,
         }
+        if (outlook := state.outlook) is not None:
+            line |= {
+                "dirty": outlook.dirty,
+                "churn": round(outlook.churn),
+                "freeze_s": round(outlook.freeze_s, 4),
+                "outlook": outlook.text,
+            }
         print(json.dumps(line), file=sys.stderr, flush=True)
 
 
@@ -178,7 +186,9 @@ class Bar:
 def figures(state: State, rate: float, left: float | None) -> str:
     """Return the figures beside the bar, within 55 columns."""
     counters = state.counters
-    if state.phase != "full":
+    if state.phase == WAITING and state.outlook is not None:
+        return f"{format_size(state.outlook.churn)}/s written, cut over when you like"
+    if state.phase not in PASSES:
         return f"{format_size(state.total)} received"
     parts = [f"{format_size(rate)}/s", f"eta {format_time(left)}"]
     if counters.wire:
