@@ -15,6 +15,9 @@ VERBS = {
     "migrate": "stream disks to a converter, or into a folder",
     "cutover": "finish a migration that waits for it",
     "sync": "bring the image of a migration up to date, later or after a reboot",
+    "hardware": "list devices without a driver, and firmware that is missing",
+    "evidence": "save what the kernel and the hardware say of themselves",
+    "unattended": "on the live image: do what was confirmed at its start",
 }
 DESCRIPTION = "Captures this physical machine's disks for a virtual machine."
 

@@ -67,6 +67,9 @@ class Converter(Protocol):
         Repeating it is harmless, and makes a converter go on that was cut off in between.
         """
 
+    def keep_evidence(self, id: str, bundle: bytes) -> None:  # noqa: A002
+        """Keep an evidence bundle (tar.gz) with the migration, instead of an earlier one."""
+
     def cancel(self, id: str) -> None:  # noqa: A002
         """End it for good; its unfinished images are deleted."""
 

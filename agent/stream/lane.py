@@ -19,7 +19,7 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Protocol
 
@@ -102,6 +102,8 @@ class Shared:
     limiter: Limiter
     counters: Counters
     chart: Chart | None
+    moved: Callable[[Block], bool]
+    """Whether a chunk of which pages were read may have changed outside of them meanwhile."""
     stop: threading.Event
     patience_s: float
     """How long a lane tries to get a connection again before the transfer fails."""
@@ -249,7 +251,7 @@ class Lane:
             return
         self._mark(block, offset, length, Mark.SENT)
         payload: Buffer
-        if block.pages:
+        if block.pages and not self._shared.moved(block):
             kind, (codec, payload) = Kind.PAGES, pages.pack(chunk, block.pages, encoder)
             tally.sent += pages.page_bytes(block.pages)
         else:

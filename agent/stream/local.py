@@ -71,6 +71,10 @@ class LocalConverter:
         """End a migration for good; its unfinished images are deleted."""
         self._migrations.cancel(id)
 
+    def keep_evidence(self, id: str, bundle: bytes) -> None:  # noqa: A002
+        """Keep an evidence bundle in the migration's folder."""
+        self._migrations.keep_evidence(id, bundle)
+
     def close(self) -> None:
         """Make durable what was received and close everything."""
         self._stop.set()

@@ -272,6 +272,10 @@ class RemoteConverter:
 
         self._leased(id, post)
 
+    def keep_evidence(self, id: str, bundle: bytes) -> None:  # noqa: A002
+        """Keep an evidence bundle with the migration."""
+        self._request("PUT", f"/migrations/{id}/evidence", content=bundle)
+
     def cancel(self, id: str) -> None:  # noqa: A002
         """End a migration for good; its unfinished images are deleted."""
         self._call("POST", f"/migrations/{id}/cancel")
@@ -295,11 +299,12 @@ class RemoteConverter:
         path: str,
         body: dict[str, Any] | None = None,
         timeout_s: float = REQUEST_TIMEOUT_S,
+        content: bytes | None = None,
     ) -> requests.Response:
         url = f"{self._address}/api/v1{path}"
         timeouts = (min(CONNECT_TIMEOUT_S, timeout_s), timeout_s)
         try:
-            answer = self._session.request(method, url, json=body, timeout=timeouts)
+            answer = self._session.request(method, url, json=body, data=content, timeout=timeouts)
         except requests.exceptions.SSLError as error:
             raise self._tls_error(error) from error
         except requests.exceptions.RequestException as error:

@@ -7,7 +7,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from agent.stream.chart import Chart
@@ -54,6 +54,7 @@ class Transfer:
         *,
         limiter: Limiter | None = None,
         chart: Chart | None = None,
+        moved: Callable[[Block], bool] = lambda _: False,
     ) -> None:
         self.counters = Counters()
         self.policy = Policy(options.codec)
@@ -69,6 +70,7 @@ class Transfer:
             limiter=limiter or Limiter(options.bwlimit),
             counters=self.counters,
             chart=chart,
+            moved=moved,
             stop=self._stop,
             patience_s=options.patience_s,
         )

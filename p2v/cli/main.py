@@ -12,11 +12,12 @@ VERBS = {
     "serve": "run the converter that agents send their disks to",
     "pair": "print a one-time code that admits an agent",
     "migrations": "list, show or cancel migrations",
+    "import": "take in a stream that an agent wrote to a disk",
     "hosts": "add, list and rate the hosts that virtual machines are made on",
     "script": "print the script that makes a virtual machine",
     "image": "describe, check or compare disk images",
-    "rehearse": "start a throw-away copy of a guest and say how far it gets",
     "convert": "make the guest in an image boot on Hyper-V or KVM",
+    "rehearse": "start a throw-away copy of a guest and say how far it gets",
 }
 DESCRIPTION = "Moves physical servers into virtual machines."
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from importlib.metadata import version
+from keyword import iskeyword
 from types import FrameType
 from typing import NoReturn, TypeAlias
 
@@ -65,7 +66,7 @@ def run_verbs(
     chosen = next((word for word in words if not word.startswith("-")), None)
     for name, text in verbs.items():
         if name == chosen:
-            import_module(f"{package}.{name}").register(subparsers)
+            import_module(f"{package}.{_module(name)}").register(subparsers)
         else:
             subparsers.add_parser(name, help=text)
     try:
@@ -73,6 +74,11 @@ def run_verbs(
     except UsageError as error:
         return report_error(prog, error, "--json" in words)
     return run_command(prog, args.run, args, getattr(args, "json", False))
+
+
+def _module(verb: str) -> str:
+    """Return the name of a verb's module; a word of Python's own gets an underscore (PEP 8)."""
+    return f"{verb}_" if iskeyword(verb) else verb
 
 
 def run_command(

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path as Folder
 from typing import Annotated
 
 from fastapi import APIRouter, Path
@@ -12,6 +13,7 @@ from p2v.model.errors import NoSuchTokenError
 from p2v.service import views
 from p2v.service.auth import issue_token
 from p2v.service.context import Shared
+from p2v.service.importing import start_import
 
 router = APIRouter(prefix="/admin", tags=["administration"])
 
@@ -51,3 +53,10 @@ def remove_token(id: Annotated[str, Path(max_length=16)], context: Shared) -> No
     """Revoke a token; connections that it opened before go on until they end."""
     if not context.migrations.store.remove_token(id):
         raise NoSuchTokenError(id=id)
+
+
+@router.post("/imports", status_code=202)
+def import_stream(body: views.NewImport, context: Shared) -> views.MigrationView:
+    """Begin to import a stream (docs/wire.md) from a folder of this machine."""
+    migration = start_import(context.migrations, Folder(body.folder))
+    return views.MigrationView.of(migration, context.migrations.progress(migration.id))

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Response
+from fastapi import APIRouter, Body, Path, Response
 
 import p2v
 from p2v.model.planfile import from_json
@@ -176,6 +176,17 @@ def complete(
     _ready(context)
     context.migrations.complete(id, body.lease, body.report)
     return _view(context.migrations, id)
+
+
+@router.put("/migrations/{id}/evidence", tags=["migrations"], status_code=204)
+def keep_evidence(
+    id: Id,  # noqa: A002
+    bundle: Annotated[bytes, Body(media_type="application/gzip")],
+    context: Shared,
+    asker: Asker,
+) -> None:
+    """Keep an agent's evidence bundle beside the images, instead of an earlier one."""
+    context.migrations.keep_evidence(id, bundle)
 
 
 @router.post("/migrations/{id}/cancel", tags=["migrations"])

@@ -4,13 +4,14 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import shutil
 from collections.abc import Collection
 from pathlib import Path
 
 from p2v.model import planfile
-from p2v.model.errors import MigrationStateError
+from p2v.model.errors import MigrationStateError, NoRoomError
 from p2v.model.plan import Plan
 from p2v.service.entry import Receivers
 from p2v.service.files import sync_folder, write_durably
@@ -18,6 +19,7 @@ from p2v.service.files import sync_folder, write_durably
 log = logging.getLogger(__name__)
 
 PLAN_NAME = "plan.toml"
+EVIDENCE_NAME = "evidence.tar.gz"
 _UNFINISHED = ".new"
 
 
@@ -59,6 +61,20 @@ class Folders:
             raise
         sync_folder(self._root)
         return tuple(str(folder / name) for name in names)
+
+    def keep(self, id: str, name: str, content: bytes) -> None:
+        """Put a file into a migration's folder, durably, instead of an earlier one.
+
+        Raises:
+            NoRoomError: the file system is full.
+        """
+        path = self.path(id) / name
+        try:
+            write_durably(path, content)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise NoRoomError(path=path.parent, needed=len(content)) from error
 
     def remove(self, id: str) -> None:
         """Delete a migration's folder with all that is in it; harmless where there is none."""

@@ -23,7 +23,7 @@ from p2v.model.plan import Plan
 from p2v.service import auth
 from p2v.service.engine import Engine
 from p2v.service.entry import Entry, Receivers
-from p2v.service.folders import Folders
+from p2v.service.folders import EVIDENCE_NAME, Folders
 from p2v.service.intake import check_id, check_plan, check_report, new_id
 from p2v.service.lease import HangUp
 from p2v.service.receiver import Receiver
@@ -204,6 +204,18 @@ class Migrations:
     def resumed(self, id: str) -> None:
         """Note that data is taken again."""
         self.store.move(id, [MigrationState.PAUSED], MigrationState.RECEIVING)
+
+    def keep_evidence(self, id: str, bundle: bytes) -> None:
+        """Keep what an agent says of its machine in the migration's folder, durably.
+
+        Raises:
+            NoSuchMigrationError: there is none.
+            MigrationStateError: it was cancelled; its folder is gone.
+            NoRoomError: the store is full.
+        """
+        if self.get(id).state is MigrationState.CANCELLED:
+            raise MigrationStateError(id=id, state="cancelled", problem="nothing of it is kept")
+        self.folders.keep(id, EVIDENCE_NAME, bundle)
 
     # --- the end
 

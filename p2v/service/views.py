@@ -159,6 +159,12 @@ class NewCode(BaseModel):
     fingerprint: str
 
 
+class NewImport(_Request):
+    """A stream's folder on the converter's machine."""
+
+    folder: Annotated[str, Field(min_length=1, max_length=4096)]
+
+
 class NewToken(_Request):
     """The name of a token to be made."""
 

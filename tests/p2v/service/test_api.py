@@ -59,6 +59,7 @@ def test_health_needs_no_token(running):
         ("POST", "/migrations/x/release"),
         ("POST", "/migrations/x/complete"),
         ("POST", "/migrations/x/cancel"),
+        ("PUT", "/migrations/x/evidence"),
         ("GET", "/migrations/x/missing"),
         ("GET", "/migrations/x/disks/0/digests/0"),
         ("GET", "/metrics"),
