@@ -54,6 +54,7 @@ _NOT_USED = re.compile(
 )
 _NEEDED = re.compile(r"(?:=>\s*)?(/\S+)\s+\(0x")
 _ELF = b"\x7fELF"
+_LOCALE = Path("/usr/lib/locale/C.utf8")
 _LIBRARIES_BESIDE = ("libgcc_s.so.1",)  # of the C library, for threads that are cancelled
 
 
@@ -100,6 +101,7 @@ def gather(tree: Path) -> None:
     loader = copy_libraries([*programs, *modules], tree / "lib")
     for path in (*modules, *programs, *(tree / "lib").iterdir()):
         _run("strip", "--strip-unneeded", path)
+    shutil.copytree(_LOCALE, tree / "lib" / "locale" / _LOCALE.name)
     for path in programs:
         _run("patchelf", "--set-interpreter", f"{FOLDER}/lib/{loader}", path)
         # Not a RUNPATH: that would not hold for the libraries of libraries.

@@ -162,8 +162,8 @@ static ZSTD_inBuffer payload(void)
 }
 
 /*
- * Our tools come first; libraries of the server must not get between ours, nor its locales: C.UTF-8
- * is built into the C library.
+ * Our tools come first; libraries of the server must not get between ours, nor its locales: the only
+ * one that is always right for our C library is the one that came with it.
  */
 static void set_environment(void)
 {
@@ -172,7 +172,7 @@ static void set_environment(void)
 
 	if (asprintf(&path, FOLDER "/bin:%s", given ? given : "/usr/bin:/bin") < 0 ||
 	    setenv("PATH", path, 1) || setenv("LOCPATH", FOLDER "/lib/locale", 1) ||
-	    setenv("GCONV_PATH", FOLDER "/lib/gconv", 1))
+	    setenv("GCONV_PATH", FOLDER "/lib/gconv", 1) || setenv("LC_ALL", "C.UTF-8", 1))
 		die("Free some memory.", "%s", strerror(ENOMEM));
 	unsetenv("LD_LIBRARY_PATH");
 	unsetenv("LD_PRELOAD");

@@ -12,6 +12,7 @@ from time import monotonic, sleep
 
 import pytest
 
+from tests.e2e.live_guest import tree
 from tests.e2e.sources import attached
 
 REPOSITORY = Path(__file__).parents[2]
@@ -39,27 +40,46 @@ exec chroot "$root" "$@"
 """
 
 
-@pytest.fixture
-def bare(tmp_path, program):
-    """Run a command in a root that holds the agent, and no library, Python or tool.
+class Root:
+    """A root of its own for the agent, at `path`."""
 
-    Debian's libparted dies of the lack of a shell; one that can do nothing is enough.
-    """
-    root = tmp_path / "root"
-    for name in ("proc", "dev", "sys", "run", "out", "bin"):
-        (root / name).mkdir(parents=True)
-    shutil.copy(program, root)
-    argv = ["gcc", "-static", "-x", "c", "-o", root / "bin/sh", "-"]
-    subprocess.run(argv, input=b"int main(void) { return 127; }", check=True)
+    def __init__(self, path, program):
+        self.path = path
+        for name in ("proc", "dev", "sys", "run", "out"):
+            (path / name).mkdir(parents=True, exist_ok=True)
+        shutil.copy(program, path)
 
-    def run(*words):
-        argv = ["unshare", "-m", "sh", "-c", BARE, "sh", root, "/p2v-agent", *words]
+    def __call__(self, *words):
+        argv = ["unshare", "-m", "sh", "-c", BARE, "sh", self.path, "/p2v-agent", *words]
         done = subprocess.run(argv, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    run.root = root
-    return run
+    def migrate(self, folder):
+        """Migrate an ext4 disk, and let its own tool find nothing wrong with the copy."""
+        image = folder / "disk.img"
+        with image.open("wb") as file:
+            file.truncate(64 * MiB)
+        subprocess.run(["mkfs.ext4", "-q", "-d", REPOSITORY / "docs", image], check=True)
+        with attached(image, 512) as device:
+            words = ("migrate", "--disk", device, "--to", "/out", "--format", "raw", "--json")
+            done = json.loads(self(*words))
+        assert done["counters"]["read"] < 32 * MiB, "the map of used blocks was not to be had"
+        copy = self.path / done["images"][0].lstrip("/")
+        subprocess.run(["e2fsck", "-fn", copy], check=True, capture_output=True)
+
+
+@pytest.fixture
+def bare(tmp_path, program):
+    """A root that holds the agent, and no library, Python or tool.
+
+    Debian's libparted dies of the lack of a shell; one that can do nothing is enough.
+    """
+    root = Root(tmp_path / "root", program)
+    (root.path / "bin").mkdir()
+    argv = ["gcc", "-static", "-x", "c", "-o", root.path / "bin/sh", "-"]
+    subprocess.run(argv, input=b"int main(void) { return 127; }", check=True)
+    return root
 
 
 def wait_for(condition, timeout_s=60):
@@ -79,21 +99,22 @@ def test_it_needs_no_library_and_no_interpreter(program):
 def test_in_a_root_without_anything_it_finds_the_machine(bare):
     found = json.loads(bare("inventory", "--json"))
     assert found["cpus"]["model"]
-    assert not list((bare.root / "run").glob("*/*"))
+    assert not list((bare.path / "run").glob("*/*"))
 
 
 def test_in_a_root_without_anything_it_migrates_a_disk(bare, tmp_path):
-    image = tmp_path / "disk.img"
-    with image.open("wb") as file:
-        file.truncate(64 * MiB)
-    subprocess.run(["mkfs.ext4", "-q", "-d", REPOSITORY / "docs", image], check=True)
-    with attached(image, 512) as device:
-        done = json.loads(
-            bare("migrate", "--disk", device, "--to", "/out", "--format", "raw", "--json")
-        )
-    assert done["counters"]["read"] < 32 * MiB, "the map of used blocks was not to be had"
-    copy = bare.root / done["images"][0].lstrip("/")
-    subprocess.run(["e2fsck", "-fn", copy], check=True, capture_output=True)
+    bare.migrate(tmp_path)
+
+
+@pytest.mark.slow
+def test_among_debian_11s_files_it_migrates_a_disk(program, tmp_path):
+    """With another C library, Python and tools, and with none of the packages that it needs."""
+    (tmp_path / "root").mkdir()
+    unpack = ["tar", "-xf", tree(), "-C", tmp_path / "root", "--exclude=./dev/*"]
+    subprocess.run(unpack, check=True)
+    root = Root(tmp_path / "root", program)
+    assert json.loads(root("inventory", "--json"))["os"]["name"].startswith("Debian GNU/Linux 11")
+    root.migrate(tmp_path)
 
 
 def interpreter_of(process):

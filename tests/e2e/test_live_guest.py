@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""An old server migrates itself while it runs: Debian 11, Linux 5.10, root on LVM on a mirror.
+
+The agent is the single file, and it lies on the root that it freezes.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import converting
+from tests.e2e.live_guest import Guest, guest
+
+REPOSITORY = Path(__file__).parents[2]
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.qemu,
+    pytest.mark.slow,
+    pytest.mark.timeout(3600),
+]
+
+# A record is whole if its second word belongs to its first, and follows the one before it.
+WRITE = """
+for card in /sys/class/net/e*; do
+    ip link set dev "${card##*/}" up
+    ip address add 10.0.2.15/24 dev "${card##*/}"
+done
+ip route add default via 10.0.2.2
+write() {
+    i=0
+    while :; do
+        i=$((i + 1))
+        echo "$i $((i * 7919 % 1000003))" >> "$1/records" || echo "writer-failed $1"
+        sync "$1/records" || echo "writer-failed $1"
+    done
+}
+for folder in /root /data /home; do
+    write $folder &
+done
+cp p2v-agent /root/
+export P2V_TOKEN={token} P2V_FINGERPRINT={fingerprint}
+migrate() {
+    for folder in /root /data /home; do
+        echo "before $1 $folder $(wc -l < $folder/records)"
+    done
+    name=$1; shift
+    /root/p2v-agent migrate --server {address} --name $name --format raw --progress none --json "$@"
+    echo "agent $name $?"
+}
+sleep 3
+"""
+LVM = """
+/root/p2v-agent migrate --server {address} --name killed --disk vdc --capture lvm \
+    --bwlimit 100K --codec none --progress none > /dev/null 2>&1 &
+until lvs --noheadings -o lv_name vg1 | grep -q p2v_; do sleep 0.2; done
+kill -9 $!
+for i in $(seq 60); do
+    lvs --noheadings -o lv_name vg1 | grep -q p2v_ || { echo snapshots-gone; break; }
+    sleep 1
+done
+migrate c --disk vdc --capture lvm
+lvs --noheadings -o lv_name vg1 | grep p2v_ && echo snapshots-left
+"""
+LIVE = """
+migrate ab --live --disk vda --disk vdb
+for folder in /root /data /home; do
+    old=$(wc -l < $folder/records); sleep 2
+    [ $(wc -l < $folder/records) -gt $old ] && echo "still-writes $folder"
+done
+"""
+CHECK = """
+grep -q '\\[UU\\]' /proc/mdstat && echo mirror-whole
+for folder in /root /data /home; do
+    awk -v folder=$folder '
+        $1 != NR || $2 != NR * 7919 % 1000003 || NF != 2 { bad++ }
+        END { print "after", folder, NR, bad + 0 }' $folder/records
+done
+umount /data /home
+for volume in vg0/data vg1/home; do
+    e2fsck -fn /dev/$volume > /dev/null && echo "clean $volume"
+done
+for group in vg0 vg1; do vgck $group && echo "whole $group"; done
+lvs --noheadings -o lv_name | grep p2v_ && echo snapshots-left
+:
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Migrated:
+    """What the server said while it migrated itself, and its images once they were booted."""
+
+    source: str
+    target: str
+
+    def before(self, name: str) -> dict[str, int]:
+        """Records by folder when a migration began."""
+        found = re.findall(rf"^before {name} (\S+) (\d+)", self.source, re.M)
+        return {folder: int(count) for folder, count in found}
+
+    @property
+    def after(self) -> dict[str, tuple[int, int]]:
+        """Records by folder in the images, and how many of them are not whole."""
+        found = re.findall(r"^after (\S+) (\d+) (\d+)", self.target, re.M)
+        return {folder: (int(count), int(bad)) for folder, count, bad in found}
+
+
+@pytest.fixture(scope="module")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Migrated]:
+    room = tmp_path_factory.mktemp("guest")
+    server = guest(room)
+    program = room / "p2v-agent"
+    build = [sys.executable, REPOSITORY / "onefile/build.py", program, "--level", "1"]
+    subprocess.run(build, check=True)
+    with converting(room / "data") as converter:
+        script = WRITE + LVM + LIVE
+        for name, value in {
+            "token": converter.token(),
+            "fingerprint": converter.fingerprint,
+            "address": f"https://10.0.2.2:{converter.port}",
+        }.items():
+            script = script.replace("{" + name + "}", value)
+        source = server.run(script, {"p2v-agent": program}, room)
+        found = {path.name: path for path in (room / "data").glob("migrations/*/*.raw")}
+        images = tuple(found[name] for name in ("ab-vda.raw", "ab-vdb.raw", "c-vdc.raw"))
+        copy = Guest(server.kernel, server.initrd, images)
+        yield Migrated(source, copy.run(CHECK, {}, room))
+
+
+def test_both_ways_end_well(migrated):
+    assert "agent c 0" in migrated.source
+    assert "agent ab 0" in migrated.source
+
+
+def test_no_writer_ever_failed_and_all_go_on(migrated):
+    assert "writer-failed" not in migrated.source
+    for folder in ("/root", "/data", "/home"):
+        assert f"still-writes {folder}" in migrated.source
+
+
+def test_the_image_boots_from_its_mirror_and_every_record_is_whole(migrated):
+    assert "mirror-whole" in migrated.target
+    for folder in ("/root", "/data"):
+        count, bad = migrated.after[folder]
+        assert bad == 0
+        assert count >= migrated.before("ab")[folder] > 0
+
+
+def test_what_a_snapshot_held_still_is_whole(migrated):
+    count, bad = migrated.after["/home"]
+    assert bad == 0
+    assert count >= migrated.before("c")["/home"] > 0
+
+
+def test_file_systems_and_groups_are_clean_and_without_a_trace_of_snapshots(migrated):
+    for volume in ("vg0/data", "vg1/home"):
+        assert f"clean {volume}" in migrated.target
+    for group in ("vg0", "vg1"):
+        assert f"whole {group}" in migrated.target
+    assert "snapshots-left" not in migrated.target + migrated.source
+
+
+def test_the_snapshots_of_a_killed_agent_are_removed(migrated):
+    assert "snapshots-gone" in migrated.source
