@@ -66,6 +66,11 @@ class _Adapter(HTTPAdapter):
 def session(context: ssl.SSLContext) -> requests.Session:
     """Return a session that uses `context` for all it does, whatever the environment says."""
     made = requests.Session()
-    made.trust_env = False
-    made.mount("https://", _Adapter(context))
+    mount(made, context)
     return made
+
+
+def mount(into: requests.Session, context: ssl.SSLContext) -> None:
+    """Have a session use `context` for all it does, whatever the environment says."""
+    into.trust_env = False
+    into.mount("https://", _Adapter(context))

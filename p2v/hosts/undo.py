@@ -26,14 +26,19 @@ class Undo:
 
     def __init__(self) -> None:
         self._steps: list[tuple[str, Callable[[], object]]] = []
+        self._done: list[Undone] = []
 
     def later(self, what: str, how: Callable[[], object]) -> None:
         """Remember that `what` was made and `how` it is taken back."""
         self._steps.append((what, how))
 
+    def done(self, undone: Undone) -> None:
+        """Remember what the host took back by itself."""
+        self._done.append(undone)
+
     def run(self) -> tuple[Undone, ...]:
         """Take back everything, whatever fails; return what came of it."""
-        undone: list[Undone] = []
+        undone, self._done = self._done, []
         while self._steps:
             what, how = self._steps.pop()
             try:

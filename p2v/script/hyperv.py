@@ -40,6 +40,23 @@ def script(order: Order) -> str:
     return "\n".join((*_head(order), *_functions(order), *_main(order))) + "\n"
 
 
+def removal(order: Order) -> str:
+    """Return the script that removes the order's virtual machine and its folder.
+
+    Raises:
+        UsageError: a name that can't be written down.
+    """
+    lines = (*_head(order), *_finding(order), *_REMOVAL)
+    return "\n".join(lines) + "\n"
+
+
+_REMOVAL = """\
+$vm = Find-Machine
+if ($null -ne $vm -and @($Mark, $Unfinished) -contains $vm.Notes) { Remove-Machine $vm }
+if (Test-Path -LiteralPath $Folder) { Remove-Item -LiteralPath $Folder -Recurse -Force }
+""".splitlines()
+
+
 def _head(order: Order) -> Iterator[str]:
     vm = order.vm
     generation = 2 if vm.firmware is FirmwareKind.UEFI else 1
@@ -63,11 +80,21 @@ def _head(order: Order) -> Iterator[str]:
 
 
 def _functions(order: Order) -> Iterator[str]:
-    yield "$Undo = New-Object System.Collections.Stack"
-    yield "function Add-Undo([string]$What, [scriptblock]$How) {"
-    yield "    $Undo.Push([pscustomobject]@{ What = $What; How = $How })"
-    yield "}"
+    yield from _UNDO
     yield ""
+    yield from _finding(order)
+    yield from _checking(order)
+
+
+_UNDO = """\
+$Undo = New-Object System.Collections.Stack
+function Add-Undo([string]$What, [scriptblock]$How) {
+    $Undo.Push([pscustomobject]@{ What = $What; How = $How })
+}
+""".splitlines()
+
+
+def _finding(order: Order) -> Iterator[str]:
     yield "function Find-Machine {"
     yield "    $found = @(Get-VM | Where-Object { $_.Name -eq $Name })"
     yield "    if ($found.Count -gt 1) { throw \"There are several machines named '$Name'.\" }"
@@ -83,6 +110,9 @@ def _functions(order: Order) -> Iterator[str]:
     yield "    Remove-VM -VM $Machine -Force"
     yield "}"
     yield ""
+
+
+def _checking(order: Order) -> Iterator[str]:
     yield "function Find-Switch([string]$Switch) {"
     yield "    $found = @(Get-VMSwitch | Where-Object { $_.Name -eq $Switch })"
     yield "    if ($found.Count -ne 1) { throw \"There is no one switch named '$Switch'.\" }"

@@ -25,7 +25,7 @@ ELSEWHERE = {
     "Move-Item": {"LiteralPath", "Destination", "Force"},
     "New-Object": set(),
     "Out-Null": set(),
-    "Remove-Item": {"LiteralPath"},
+    "Remove-Item": {"LiteralPath", "Recurse", "Force"},
     "Set-StrictMode": {"Version"},
     "Start-Sleep": {"Seconds"},
     "Test-Path": {"LiteralPath"},
