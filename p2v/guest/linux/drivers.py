@@ -17,10 +17,14 @@ BOOT = {
 }
 """Without these the guest does not find its disk: they must be in every initramfs."""
 EARLY = {
-    Platform.HYPERV: ("hyperv_keyboard", "hid_hyperv"),
+    Platform.HYPERV: ("hyperv_keyboard", "hid_hyperv", "ata_piix"),
     Platform.KVM: ("virtio_net",),
 }
-"""These belong into the initramfs too, where the kernel has them."""
+"""These belong into the initramfs too, where the kernel has them.
+
+`ata_piix` drives the emulated IDE of generation 1 where the VMBus does not answer; and a rehearsal
+under QEMU, which has no VMBus, finds its disk by it.
+"""
 NETWORK = {Platform.HYPERV: "hv_netvsc", Platform.KVM: "virtio_net"}
 LATER = {
     Platform.HYPERV: ("hv_netvsc", "hv_utils", "hv_balloon", "pci_hyperv"),

@@ -24,6 +24,8 @@ Glyph = tuple[int, ...]
 _FOLDER = Path("/usr/share/consolefonts")
 _VGABIOS = Path("/usr/share/seabios/vgabios-stdvga.bin")
 _NAMES = ("VGA16", "Fixed16", "Terminus16", "TerminusBold16", "VGA8", "Terminus32x16")
+# Block elements: a picture's areas must not pass for text.
+_BLOCKS = frozenset(map(chr, range(0x2580, 0x25A0)))
 _PSF1 = b"\x36\x04"
 _PSF2 = b"\x72\xb5\x4a\x86"
 _PSF1_512_GLYPHS = 0x01
@@ -74,8 +76,8 @@ def find_vga_font(bios: bytes, like: Font) -> Font:
         raise ValueError("no font in the graphics card's BIOS")
     glyphs: dict[Glyph, str] = {}
     for code in range(0x20, 0x100):
-        glyph = tuple(table[code * like.height :][: like.height])
-        glyphs.setdefault(glyph, bytes([code]).decode("cp437"))
+        if (shown := bytes([code]).decode("cp437")) not in _BLOCKS:
+            glyphs.setdefault(tuple(table[code * like.height :][: like.height]), shown)
     return Font("vgabios", like.width, like.height, glyphs)
 
 
@@ -110,6 +112,8 @@ def parse_psf(name: str, data: bytes) -> Font:
     glyphs: dict[Glyph, str] = {}
     for index, characters in enumerate(table(data[end:])):
         shown = min((one for one in characters if one.isprintable()), default="")
+        if shown in _BLOCKS:
+            continue
         if shown and index < count:
             place = start + index * height * row
             lines = (data[place + line * row :][:row] for line in range(height))

@@ -34,7 +34,7 @@ class Bus(StrEnum):
     """What the disks are attached to."""
 
     IDE = "ide"
-    """PIIX IDE, as a Hyper-V VM of generation 1 has it; SATA (AHCI) under UEFI."""
+    """PIIX IDE, as a Hyper-V VM of generation 1 has it; SATA (AHCI) with Secure Boot."""
     SATA = "sata"
     VIRTIO = "virtio"
     SCSI = "scsi"
@@ -169,18 +169,18 @@ def command(
     drives: Sequence[Drive], overlays: Sequence[Path], hardware: Hardware, folder: Path
 ) -> list[str]:
     """Return QEMU's command line; sockets are made in `folder`, and the guest waits for `cont`."""
-    uefi = hardware.firmware is FirmwareKind.UEFI
     tcg = hardware.accelerator is Accelerator.TCG
-    machine = ("q35" if uefi else "pc") + (",smm=on" if hardware.secure_boot else "")
+    # Secure Boot needs System Management Mode, which the older machine type lacks.
+    machine = "q35,smm=on" if hardware.secure_boot else "pc"
     argv = [QEMU, "-S", "-nodefaults", "-no-user-config", "-sandbox", _SANDBOX, "-M", machine]
     argv += ["-accel", "tcg,thread=multi" if tcg else "kvm", "-cpu", "max" if tcg else "host"]
     argv += ["-smp", str(hardware.cpus), "-m", f"{hardware.memory // MiB}M", "-nic", "none"]
     argv += ["-display", "none", "-vga", "std"]
     argv += ["-chardev", f"socket,id=serial,path={folder}/serial,server=on,wait=off"]
     argv += ["-serial", "chardev:serial", "-qmp", f"unix:{folder}/qmp,server=on,wait=off"]
-    if uefi:
+    if hardware.firmware is FirmwareKind.UEFI:
         argv += _uefi(hardware.secure_boot, folder)
-    bus = Bus.SATA if uefi and hardware.bus is Bus.IDE else hardware.bus
+    bus = Bus.SATA if hardware.secure_boot and hardware.bus is Bus.IDE else hardware.bus
     if bus in _CONTROLLERS:
         argv += ["-device", _CONTROLLERS[bus]]
     for number, (drive, overlay) in enumerate(zip(drives, overlays, strict=True)):

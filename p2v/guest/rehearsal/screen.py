@@ -93,7 +93,8 @@ def read_text(picture: Picture) -> Text:
     best, best_score = NOTHING, 0.0
     for width, height in sorted({(font.width, font.height) for font in console_fonts()}):
         grid = _cells(mask, picture.width, width, height)
-        seen = Counter(cell for row in grid for cell in row if any(cell))
+        full = ((1 << width) - 1,) * height
+        seen = Counter(cell for row in grid for cell in row if any(cell) and cell != full)
         for font in console_fonts():
             if (font.width, font.height) != (width, height) or not seen:
                 continue
@@ -160,7 +161,7 @@ def _nearest(cell: Glyph, font: Font) -> str:
 
 
 def _line(row: list[Glyph], names: dict[Glyph, str]) -> str:
-    return "".join(names[cell] if any(cell) else " " for cell in row).rstrip()
+    return "".join(names.get(cell, " ") for cell in row).rstrip()
 
 
 def _trimmed(lines: tuple[str, ...]) -> tuple[str, ...]:
