@@ -34,6 +34,17 @@ agent: setup  ## dist/p2v-agent: the agent as one file, for any x86-64 Linux sin
 demo: setup  ## the main job on a real disk; the second run takes under a minute
 	@demo/run.sh
 
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+ISO := dist/p2v-$(VERSION)-amd64.iso
+iso: setup  ## the live image that starts the machines to be migrated, in dist/
+	@$(MAKE) -s $(ISO)
+
+$(ISO): $(shell git ls-files agent iso native p2v setup.py pyproject.toml requirements.lock 2>/dev/null)
+	@iso/build.sh
+
+pxe: iso  ## the same for machines that start from the network, in dist/pxe/
+	@iso/pxe.sh $(ISO) dist/pxe
+
 PYTEST := $(PY) -m pytest -q
 test: setup lint test-asan  ## everything but the full matrices; boots a migrated guest once
 	$(PYTEST) -m "not slow"
