@@ -16,6 +16,7 @@ from p2v.guest.rehearsal.machine import Bus
 from p2v.guest.rehearsal.rehearse import Options, Outturn, rehearse
 from p2v.guest.rehearsal.watch import Tell
 from p2v.guest.report import Rehearsal, add_rehearsal, load_report, report_path
+from p2v.guest.report_page import write_page
 from p2v.guest.target import Platform, Target
 from p2v.model.command import Subparsers, printable
 from p2v.model.errors import RehearsalFailedError, UsageError
@@ -90,10 +91,11 @@ def run(args: argparse.Namespace) -> int:
     if args.screenshot is not None:
         _keep(args.screenshot, outturn)
     report = add_rehearsal(args.images[0], outturn.rehearsal)
+    page = write_page(report) if report else None
     if args.json:
-        print_json({"images": args.images, "report": report, "rehearsal": outturn.rehearsal})
+        print_json({"images": args.images, "page": page, "rehearsal": outturn.rehearsal})
     else:
-        _print(args.images[0], outturn.rehearsal, report)
+        _print(args.images[0], outturn.rehearsal, page)
     return _EXIT_LOGIN if outturn.verdict.reached_login else RehearsalFailedError.exit_code
 
 
@@ -145,7 +147,7 @@ def _keep(folder: Path, outturn: Outturn) -> None:
         (folder / "screen.png").write_bytes(outturn.picture.png())
 
 
-def _print(image: Path, rehearsal: Rehearsal, report: Path | None) -> None:
+def _print(image: Path, rehearsal: Rehearsal, page: Path | None) -> None:
     style = "green" if rehearsal.verdict == "login" else "bold red"
     print_styled(f"{image}: {rehearsal.verdict}: {rehearsal.text}", style)
     tried = "; ".join(f"{one.bus}: {one.verdict}" for one in rehearsal.attempts)
@@ -155,7 +157,7 @@ def _print(image: Path, rehearsal: Rehearsal, report: Path | None) -> None:
             ("disks on", tried),
             ("accelerator", rehearsal.accelerator),
             ("seconds", f"{rehearsal.seconds:.0f}"),
-            ("report", str(report) if report else ""),
+            ("report", str(page) if page else ""),
         ]
     )
     if rehearsal.verdict != "login":

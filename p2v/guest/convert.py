@@ -32,6 +32,7 @@ from p2v.guest.report import (
     Verdict,
     report_path,
 )
+from p2v.guest.report_page import write_page
 from p2v.guest.steps import checker, planner
 from p2v.guest.target import NicAddress, Platform, Target
 from p2v.images.check import check_image
@@ -117,6 +118,7 @@ def _commit(path: Path, journal: commit.Journal, tell: Progress) -> Report:
 
 def _keep(report: Report) -> None:
     write_durably(report_path(Path(report.images[0])), report.to_json().encode())
+    write_page(report)
 
 
 def _open_formats(request: Request) -> Iterator[ImageFormat]:

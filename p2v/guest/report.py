@@ -185,8 +185,8 @@ def load_report(path: Path) -> Report:
     return decode(Report, document, "report")
 
 
-def add_rehearsal(image: Path, rehearsal: Rehearsal) -> Path | None:
-    """Put a rehearsal into the report on the guest of `image`; return its path.
+def add_rehearsal(image: Path, rehearsal: Rehearsal) -> Report | None:
+    """Put a rehearsal into the report on the guest of `image`; return the whole report.
 
     A guest that was not converted has no report: then nothing is done, and None returned.
     """
@@ -195,4 +195,4 @@ def add_rehearsal(image: Path, rehearsal: Rehearsal) -> Path | None:
         return None
     report = replace(load_report(path), rehearsal=rehearsal)
     write_durably(path, report.to_json().encode())
-    return path
+    return report

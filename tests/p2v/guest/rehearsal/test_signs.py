@@ -33,8 +33,9 @@ ENDS = [
     ),
     (
         Outcome.KERNEL_PANIC,
-        "[    6.1] VFS: Unable to mount root fs on unknown-block(0,0)\n[    6.2] Kernel panic - not "
-        "syncing: VFS: Unable to mount root fs on unknown-block(0,0)\n[    6.3] CPU: 0 PID: 1",
+        "[    6.1] VFS: Unable to mount root fs on unknown-block(0,0)\n"
+        "[    6.2] Kernel panic - not syncing: VFS: Unable to mount root fs on unknown-block(0,0)\n"
+        "[    6.3] CPU: 0 PID: 1",
     ),
     (Outcome.BOOT_LOADER, "error: no such device: 1b2c.\nEntering rescue mode...\ngrub rescue> "),
     (Outcome.BOOT_LOADER, "GNU GRUB  version 2.06\n\n   Minimal BASH-like line\n\ngrub> "),
