@@ -157,6 +157,7 @@ def _start_reaper(tag: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [sys.executable, "-m", "agent.capture.snapshots", tag],
         stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,  # whoever reads the agent's does not wait for this one
         env=tools.environment(),
         start_new_session=True,  # Ctrl-C is for the agent
     )
