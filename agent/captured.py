@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, Protocol
 
@@ -28,6 +28,7 @@ class Sender(Protocol):
         *,
         compare: bool = False,
         announce: bool = False,
+        moved: Callable[[Block], bool] = lambda _: False,
     ) -> Counters:
         """Send all blocks and return once they are durable.
 
@@ -37,6 +38,8 @@ class Sender(Protocol):
             total: their bytes, about.
             compare: send only chunks that differ from what the converter has.
             announce: tell the converter beforehand what is sent anew.
+            moved: whether a chunk may have changed outside of its block's pages since they were
+                taken; asked after it was read, it is then sent whole.
 
         Raises:
             P2VError: it can't go on.

@@ -303,6 +303,7 @@ class _Run:
         *,
         compare: bool = False,
         announce: bool = False,
+        moved: Callable[[Block], bool] = lambda _: False,
     ) -> Counters:
         """Send a pass: see agent.captured.Sender."""
         transfer = Transfer(
@@ -314,6 +315,7 @@ class _Run:
             self._known if compare else None,
             limiter=self._controls.limiter,
             chart=self._captured.chart,
+            moved=moved,
         )
         transfer.start()
         with self._heartbeat() as problem:

@@ -46,6 +46,15 @@ class DirtySet:
             self.bits[last >> 3] >> (last & 7) & 1
         )
 
+    def granules(self, offset: int, length: int) -> set[int]:
+        """Return the first bytes of those granules in it that a range of bytes touches."""
+        numbers = range(offset // self.granule, -(-(offset + length) // self.granule))
+        return {
+            number * self.granule
+            for number in numbers
+            if self.bits[number >> 3] >> (number & 7) & 1
+        }
+
     def add(self, offset: int, length: int) -> None:
         """Put in every granule that the bytes touch.
 

@@ -51,6 +51,12 @@ class ChangeTracker(Protocol):
     def dirty_bytes(self, disk: str) -> int:
         """Return how many bytes the next `swap` would give."""
 
+    def marked(self, disk: str, offset: int, length: int) -> set[int]:
+        """Return which granules of a range were written to, by their first byte; forgets nothing.
+
+        What was read before the call and is not among them is as it was at the last `swap`.
+        """
+
     def doubt(self, disk: str) -> str | None:
         """Say why the disk must be compared as a whole, None while the tracker can be trusted."""
 
@@ -131,6 +137,12 @@ class LiveTracker:
         with self._lock:
             self._collect()
             return self._pending[disk].bytes
+
+    def marked(self, disk: str, offset: int, length: int) -> set[int]:
+        """Return which granules of a range were written to, by their first byte."""
+        with self._lock:
+            self._collect()
+            return self._pending[disk].granules(offset, length)
 
     def doubt(self, disk: str) -> str | None:
         """Say why the disk must be compared as a whole, None while the tracker can be trusted."""

@@ -178,7 +178,10 @@ class LiveCapture(Captured):
         size, queue = self._writes.take()
         if not size:
             return self._timed(size, Counters)
-        return self._timed(size, lambda: sender.send(phase, queue, size, announce=True))
+        moved = self._writes.moved
+        return self._timed(
+            size, lambda: sender.send(phase, queue, size, announce=True, moved=moved)
+        )
 
     def _timed(self, size: int, send: Callable[[], Counters]) -> Counters:
         begun = time.monotonic()

@@ -12,6 +12,7 @@ from agent.capture.layout import Layout
 from agent.capture.leaves import kernel_name
 from agent.capture.tracker import ChangeTracker
 from agent.stream.work import Block, blocks
+from p2v.wire.pages import PAGE_SIZE
 
 
 class Writes:
@@ -49,6 +50,15 @@ class Writes:
         """Take all that waits: how many bytes, and the blocks to send."""
         taken = [self._owing(disk) for disk in range(len(self._names))]
         return sum(written.bytes for written, _ in taken), self._blocks(taken)
+
+    def moved(self, block: Block) -> bool:
+        """Whether a chunk was written to outside of its block's pages since those were taken."""
+        marked = self._tracker.marked(self._names[block.disk], block.offset, block.length)
+        first = block.offset // PAGE_SIZE
+        inside = {
+            first + page for start, count in block.pages for page in range(start, start + count)
+        }
+        return any(offset // PAGE_SIZE not in inside for offset in marked)
 
     def take_frozen(self) -> Iterator[tuple[int, DirtySet, Iterator[Change]]]:
         """Yield by disk what was written since, and what of it is to be sent."""

@@ -54,3 +54,13 @@ def test_more_extents_than_a_batch_are_all_given():
     for number in range(0, 4000, 2):
         dirty.add(number * GRANULE, 1)
     assert [extent.offset // GRANULE for extent in dirty] == list(range(0, 4000, 2))
+
+
+def test_the_granules_of_a_range_are_told_by_their_first_byte():
+    dirty = DirtySet(10 * GRANULE + 512, GRANULE)
+    dirty.add(3 * GRANULE + 5, 1)
+    dirty.add(10 * GRANULE, 512)
+    assert dirty.granules(0, 4 * GRANULE) == {3 * GRANULE}
+    assert dirty.granules(3 * GRANULE, 1) == {3 * GRANULE}
+    assert dirty.granules(8 * GRANULE, 2 * GRANULE + 512) == {10 * GRANULE}
+    assert dirty.granules(4 * GRANULE, 6 * GRANULE) == set()
