@@ -14,8 +14,8 @@ PAGE = 4 * KiB
 """The length of a base block in a hive; bins follow it, and are multiples of this long."""
 SECTOR = 512
 """The length of a base block in a log, whatever the disk's sectors are."""
-MAX_HIVE = 512 * MiB
-"""No hive that is larger is read: real ones have some tens of MiB, SOFTWARE's some hundreds."""
+MAX_HIVE = 256 * MiB
+"""No SYSTEM hive that is larger is read: real ones have some tens of MiB."""
 
 KTM_LOCKED = 0x1
 """In `flags`: transactions of the kernel's manager (\\*.TM.blf) were pending."""

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from p2v.guest.windows.registry.hive import Hive, Key, Value, walk
+from p2v.guest.windows.registry.hive import Hive, Key, Value, below, walk
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,8 @@ def differences(before: Hive, after: Hive) -> Iterator[Difference]:
     Raises:
         HiveDamagedError: one of them is damaged.
     """
+    for _ in walk(before.root()):
+        pass  # a key that is listed twice would be compared over and over
     todo = [("", before.root(), after.root())]
     while todo:
         path, old, new = todo.pop()
@@ -43,13 +45,13 @@ def differences(before: Hive, after: Hive) -> Iterator[Difference]:
         for name in sorted(olds.keys() | news.keys(), reverse=True):
             found, put = olds.get(name), news.get(name)
             if found and put:
-                todo.append((_below(path, put), found, put))
+                todo.append((below(path, put), found, put))
             elif found:
-                for at, key in walk(found, _below(path, found)):
+                for at, key in walk(found, below(path, found)):
                     yield Difference(at, None, key, None)
                     yield from (Difference(at, v.name, v, None) for v in key.values())
             elif put:
-                for at, key in walk(put, _below(path, put)):
+                for at, key in walk(put, below(path, put)):
                     yield Difference(at, None, None, key)
                     yield from (Difference(at, v.name, None, v) for v in key.values())
 
@@ -63,7 +65,3 @@ def _of_key(path: str, old: Key, new: Key) -> Iterator[Difference]:
         found, put = olds.get(name), news.get(name)
         if found is None or put is None or (found.kind, found.data) != (put.kind, put.data):
             yield Difference(path, (olds | news)[name].name, found, put)
-
-
-def _below(path: str, key: Key) -> str:
-    return f"{path}\\{key.name}" if path else key.name

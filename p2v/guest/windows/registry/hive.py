@@ -16,9 +16,16 @@ from typing import ClassVar
 
 from p2v.guest.windows.registry.base import PAGE, BaseBlock, HiveDamagedError
 from p2v.guest.windows.registry.recover import check_bins
+from p2v.model.units import GiB
 
 MAX_DEPTH = 512
 """Windows allows no deeper key."""
+MAX_LISTED = 200_000
+"""Keys, or values, in a key; real ones have some thousands."""
+MAX_READS = 20_000_000
+"""Cells that one hive is read for: some minutes. A real one has a hundred thousand."""
+MAX_DATA = 4 * GiB
+"""Bytes of values that one hive is read for; a hostile one may use the same bytes for many."""
 _NOTHING = 0xFFFFFFFF
 _INLINE = 0x80000000
 _SEGMENT = 16344
@@ -91,15 +98,16 @@ class Key:
 
     def values(self) -> Iterator[Value]:
         """Yield its values, in the order of the file."""
-        if self._value_count:
-            cell = self.hive.cell(self._values_at)
-            for at in _numbers(cell, 0, self._value_count):
-                yield self.hive.value_at(at)
+        for at in self._listed_values():
+            yield self.hive.value_at(at)
 
     def value(self, name: str) -> Value | None:
         """Return the value of that name."""
         wanted = name.casefold()
-        return next((value for value in self.values() if value.name.casefold() == wanted), None)
+        for at in self._listed_values():
+            if self.hive.value_name(at).casefold() == wanted:
+                return self.hive.value_at(at)
+        return None
 
     def find(self, path: str) -> Key | None:
         r"""Return the key at a path below it: `Services\vmbus`."""
@@ -124,6 +132,11 @@ class Key:
         """Return its security descriptor, empty if it has none ("Key security")."""
         return self.hive.security_at(self._security_at)
 
+    def _listed_values(self) -> tuple[int, ...]:
+        if not self._value_count:
+            return ()
+        return _numbers(self.hive.cell(self._values_at), 0, self._value_count)
+
 
 class Hive:
     """A hive in memory; it must be clean: see `p2v.guest.windows.registry.recover`."""
@@ -145,6 +158,8 @@ class Hive:
             raise HiveDamagedError("it was not written to its end")
         check_bins(data, self.base.length)
         self._bins = memoryview(data)[PAGE : PAGE + self.base.length]
+        self._reads = 0
+        self._data_read = 0
 
     def root(self) -> Key:
         """Return the key that holds all others."""
@@ -156,6 +171,9 @@ class Hive:
 
     def cell(self, at: int) -> memoryview:
         """Return what an allocated cell holds ("Cell")."""
+        self._reads += 1
+        if self._reads > MAX_READS:
+            raise HiveDamagedError("its keys and values are more than it has room for")
         if at % 8 or not 0 < at <= len(self._bins) - 8:
             raise HiveDamagedError(f"it has no cell at {at}")
         (size,) = struct.unpack_from("<i", self._bins, at)
@@ -178,8 +196,12 @@ class Hive:
 
     def listed(self, at: int) -> Iterator[int]:
         """Yield where the keys of a list lie ("Index leaf", "Fast leaf", "Index root")."""
+        listed = 0
         for leaf in self._leaves(at):
             signature, count = _signature(leaf), _count(leaf)
+            listed += count
+            if listed > MAX_LISTED:
+                raise HiveDamagedError(f"its cell at {at} lists too many keys")
             if signature == b"li":
                 yield from _numbers(leaf, 4, count)
             elif signature in (b"lf", b"lh"):
@@ -187,14 +209,16 @@ class Hive:
             else:
                 raise HiveDamagedError(f"its cell at {at} holds no list of keys")
 
+    def value_name(self, at: int) -> str:
+        """Read the name of the value in a cell."""
+        cell = self._value_cell(at)
+        _, length, _, _, _, flags = self._VALUE.unpack_from(cell)
+        return _name(cell, self._VALUE.size, length, bool(flags & self._COMPRESSED_VALUE))
+
     def value_at(self, at: int) -> Value:
         """Read the value in a cell ("Key value")."""
-        cell = self.cell(at)
-        if len(cell) < self._VALUE.size or _signature(cell) != b"vk":
-            raise HiveDamagedError(f"its cell at {at} holds no value")
-        _, name_length, size, data_at, kind, flags = self._VALUE.unpack_from(cell)
-        compressed = bool(flags & self._COMPRESSED_VALUE)
-        name = _name(cell, self._VALUE.size, name_length, compressed)
+        name = self.value_name(at)
+        _, _, size, data_at, kind, _ = self._VALUE.unpack_from(self._value_cell(at))
         if size & _INLINE:
             if (size := size & ~_INLINE) > 4:
                 raise HiveDamagedError(f"its value at {at} has {size} bytes in 4")
@@ -211,6 +235,12 @@ class Hive:
         (size,) = struct.unpack_from("<I", cell, 16)
         return bytes(_cut(cell, 20, size))
 
+    def _value_cell(self, at: int) -> memoryview:
+        cell = self.cell(at)
+        if len(cell) < self._VALUE.size or _signature(cell) != b"vk":
+            raise HiveDamagedError(f"its cell at {at} holds no value")
+        return cell
+
     def _leaves(self, at: int) -> Iterator[memoryview]:
         """Yield the lists that an index root points to, or the list itself."""
         cell = self.cell(at)
@@ -222,6 +252,9 @@ class Hive:
 
     def _data(self, at: int, size: int) -> bytes:
         """Return a value's bytes, out of segments if they are big ("Big data")."""
+        self._data_read += size
+        if self._data_read > MAX_DATA:
+            raise HiveDamagedError("its values are more than it has room for")
         cell = self.cell(at)
         if size <= _SEGMENT or _signature(cell) != b"db" or self.base.minor <= 3:
             return bytes(_cut(cell, 0, size))
@@ -242,17 +275,28 @@ def walk(key: Key, path: str = "") -> Iterator[tuple[str, Key]]:
         HiveDamagedError: keys are nested in each other, or listed twice.
     """
     seen: set[int] = set()
-    todo = [(path, key, 0)]
-    while todo:
-        path, key, depth = todo.pop()
-        if key.at in seen or depth > MAX_DEPTH:
-            raise HiveDamagedError(f"its key at {key.at} is listed twice")
+    levels: list[Iterator[tuple[str, Key]]] = [iter([(path, key)])]
+    while levels:
+        found = next(levels[-1], None)
+        if found is None:
+            levels.pop()
+            continue
+        path, key = found
+        if key.at in seen or len(levels) > MAX_DEPTH:
+            raise HiveDamagedError(f"its key at {key.at} is listed twice, or too deep")
         seen.add(key.at)
         yield path, key
-        below = [
-            (f"{path}\\{sub.name}" if path else sub.name, sub, depth + 1) for sub in key.subkeys()
-        ]
-        todo += reversed(below)
+        levels.append(_below_each(path, key))
+
+
+def below(path: str, key: Key) -> str:
+    """Return the path of a key in the key at a path."""
+    return f"{path}\\{key.name}" if path else key.name
+
+
+def _below_each(path: str, key: Key) -> Iterator[tuple[str, Key]]:
+    for subkey in key.subkeys():
+        yield below(path, subkey), subkey
 
 
 def _cut(cell: memoryview, at: int, size: int) -> memoryview:
@@ -270,6 +314,8 @@ def _count(cell: memoryview) -> int:
 
 
 def _numbers(cell: memoryview, at: int, count: int) -> tuple[int, ...]:
+    if count > 2 * MAX_LISTED:
+        raise HiveDamagedError(f"a list in it has {count} entries")
     return struct.unpack(f"<{count}I", _cut(cell, at, 4 * count))
 
 

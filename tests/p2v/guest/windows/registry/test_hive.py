@@ -96,6 +96,23 @@ def test_a_key_in_itself_is_noticed(tmp_path):
         list(walk(hive.root()))
 
 
+@pytest.mark.parametrize("limit", ["MAX_READS", "MAX_DATA", "MAX_LISTED"])
+def test_a_hive_that_is_read_for_more_than_it_can_hold_is_given_up(limit, monkeypatch):
+    monkeypatch.setattr(f"p2v.guest.windows.registry.hive.{limit}", 2)
+    hive = Hive(small_hive())
+    with pytest.raises(HiveDamagedError):
+        for _, key in walk(hive.root()):
+            list(key.values())
+
+
+def test_a_list_of_more_values_than_a_hive_can_have_is_not_even_begun():
+    raw = bytearray(small_hive())
+    alpha = Hive(bytes(raw)).find("alpha")
+    struct.pack_into("<I", raw, PAGE + alpha.at + 4 + 36, 0xFFFFFFFF)
+    with pytest.raises(HiveDamagedError, match="4294967295 entries"):
+        list(Hive(bytes(raw)).find("alpha").values())
+
+
 @settings(max_examples=500, deadline=None)
 @given(data=st.data())
 def test_damaged_cells_are_errors_and_nothing_else(data):
