@@ -101,8 +101,7 @@ def test_a_hive_that_is_read_for_more_than_it_can_hold_is_given_up(limit, monkey
     monkeypatch.setattr(f"p2v.guest.windows.registry.hive.{limit}", 2)
     hive = Hive(small_hive())
     with pytest.raises(HiveDamagedError):
-        for _, key in walk(hive.root()):
-            list(key.values())
+        everything(hive)
 
 
 def test_a_list_of_more_values_than_a_hive_can_have_is_not_even_begun():
