@@ -18,6 +18,7 @@ import pytest
 
 from agent.capture.classic import ClassicMarks
 from agent.capture.dirty import DirtySet
+from agent.capture.marks import CoreMarks
 from agent.capture.tracker import Way, choose
 from p2v.model.errors import NoSuchDiskError
 from tests.agent.capture.tracking import (
@@ -303,6 +304,35 @@ def test_many_swaps_under_load_together_hold_every_change(make_disk, tmp_path, m
                 assert not lost
                 return
         pytest.fail(f"five runs were in doubt: {doubt}")
+
+
+class Interrupted(CoreMarks):
+    """Something is written while marks are collected: after they were read."""
+
+    late = False
+    """Whether marks are cleared only then, in a step of its own: what must not be."""
+
+    def write(self):
+        """Set by the test."""
+
+    def collect(self, into):
+        super().collect(into)
+        self.write()
+        if self.late:
+            super().collect([bytearray(len(bits)) for bits in into])
+
+
+@needs_bits
+@pytest.mark.parametrize("late", [False, True])
+def test_marks_that_are_cleared_after_they_were_read_lose_a_write(make_disk, late):
+    _, device = make_disk()
+    with Disk(device) as disk, tracked(Interrupted, device) as tracker:
+        tracker.restart(device.name)
+        tracker._marks.late = late
+        tracker._marks.write = lambda: disk.write(7 * GRANULE)
+        tracker.swap(device.name)
+        del tracker._marks.write
+        assert (granules(tracker.swap(device.name)) == {7}) is not late
 
 
 @needs_bits
