@@ -122,7 +122,12 @@ try {
     }
     foreach ($row in $pending) { Write-Log ('no adapter has {0}; {1} is not set' -f $row.mac, $row.addresses) }
 
-    if ($pending.Count -eq 0) {
+    # An adapter that is not there after some starts will not come any more.
+    $counter = Join-Path $folder 'starts.txt'
+    $starts = 1
+    if (Test-Path $counter) { $starts = 1 + [int](Get-Content $counter) }
+    Set-Content -Path $counter -Value $starts
+    if ($pending.Count -eq 0 -or $starts -ge 5) {
         & (Join-Path $system32 'sc.exe') delete p2v-firstboot | Out-Null
         Get-ChildItem $folder | Where-Object { $_.Name -ne 'firstboot.log' } | Remove-Item -Recurse -Force
         Write-Log 'done'

@@ -102,7 +102,7 @@ def _filters(control_set: Key) -> Iterator[Filters]:
 
 
 def _interfaces(control_set: Key) -> Iterator[Interface]:
-    """Yield the adapters that somebody configured by hand."""
+    """Yield the adapters that somebody configured by hand, and that won't be in the VM."""
     keys = control_set.find(r"Services\Tcpip\Parameters\Interfaces")
     for key in keys.subkeys() if keys else ():
         static = key.number("EnableDHCP") == 0
@@ -117,8 +117,21 @@ def _interfaces(control_set: Key) -> Iterator[Interface]:
             wins=_wins(control_set, key.name),
             suffix=key.text("Domain"),
         )
-        if interface.addresses or interface.dns or interface.wins:
+        if _is_hardware(interface.device) and (
+            interface.addresses or interface.dns or interface.wins
+        ):
             yield interface
+
+
+def _is_hardware(device: str) -> bool:
+    r"""Return whether an adapter goes with its hardware; loopback and VPN adapters come along.
+
+    A team's adapter (COMPOSITEBUS) and that of a virtual switch (ROOT\VMS) have cards beneath.
+    """
+    upper = device.upper()
+    if not upper or upper.startswith(("SWD\\", "BTH\\")):
+        return False
+    return not upper.startswith("ROOT\\") or upper.startswith("ROOT\\VMS")
 
 
 def _addresses(key: Key) -> Iterator[Address]:

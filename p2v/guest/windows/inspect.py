@@ -24,11 +24,9 @@ from p2v.model.errors import GuestError
 
 _HIBERNATED, _CLEAN = 14, 0
 """Exit codes of ntfs-3g.probe(8)."""
-_DYNAMIC = (
-    "/dev/mapper/ldm_",
-    "af9b60a0-1431-4f62-bc68-3311714a69ad",
-)
-"""Of a volume or partition of Windows' logical disk manager: its name, or its type."""
+_DYNAMIC_VOLUME = "/dev/mapper/ldm_"
+_DYNAMIC_PARTITION = "af9b60a0-1431-4f62-bc68-3311714a69ad"
+"""What Windows' logical disk manager makes: libguestfs's name for it, and its partitions' type."""
 _PACKAGES = ("wvmbus", "wstorvsc", "wstorflt", "mshdc")
 _MAX_PACKAGES = 1000
 
@@ -49,6 +47,8 @@ def inspect(appliance: Appliance, found: GuestFacts) -> WindowsFacts:
         system_root: str = handle.inspect_get_windows_systemroot(root)
         hive: str = handle.inspect_get_windows_system_hive(root)
         software: str = handle.inspect_get_windows_software_hive(root)
+    if _is_dynamic(found):
+        return WindowsFacts(system_root=system_root, hive=hive, dynamic=True)
     facts = WindowsFacts(
         system_root=system_root,
         hive=hive,
@@ -56,12 +56,16 @@ def inspect(appliance: Appliance, found: GuestFacts) -> WindowsFacts:
         drivers=_names(appliance, f"{system_root}/System32/drivers"),
         packages=tuple(_packages(appliance, system_root)),
         powershell=_has(appliance, f"{system_root}/System32/WindowsPowerShell/v1.0/powershell.exe"),
-        dynamic=root.startswith(_DYNAMIC[0])
-        or any(one.device == root and one.parttype in _DYNAMIC for one in found.volumes),
     )
     version = _version(appliance, software)
     facts = replace(facts, build=version.build, edition=version.edition)
     return _with_unmounted(appliance, found, _with_hive(appliance, facts))
+
+
+def _is_dynamic(found: GuestFacts) -> bool:
+    root = found.system.root
+    types = {volume.parttype for volume in found.volumes if volume.device == root}
+    return root.startswith(_DYNAMIC_VOLUME) or _DYNAMIC_PARTITION in types
 
 
 def _with_hive(appliance: Appliance, facts: WindowsFacts) -> WindowsFacts:

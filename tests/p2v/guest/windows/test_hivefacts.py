@@ -65,6 +65,22 @@ def test_an_adapters_mac_is_read_where_windows_10_keeps_it(tmp_path):
     assert interface.dns == ("10.0.0.1", "10.0.0.2")
 
 
+@pytest.mark.parametrize(
+    ("device", "leaves"),
+    [
+        (r"PCI\VEN_8086&DEV_1502", True),
+        (r"{5d624f94-8850-40c3-a3fa-a4fd2080baf3}\vwifimp_wfd", True),
+        (r"COMPOSITEBUS\MS_IMPLAT_MP\{1}", True),
+        (r"Root\VMS_MP\0000", True),
+        (r"ROOT\NET\0000", False),
+        (r"SWD\MSRRAS\MS_NDISWANIP", False),
+        ("", False),
+    ],
+)
+def test_software_adapters_come_along_and_keep_their_addresses(device, leaves):
+    assert hivefacts._is_hardware(device) is leaves
+
+
 def test_a_row_of_another_adapter_or_with_another_layout_tells_no_mac():
     guid = "{6AAFC9A9-0542-4DB2-8760-CCFFA953737C}"
     row = UUID(guid).bytes_le + bytes(32) + b"\6\0" + bytes.fromhex("000c2977d981") + bytes(30)
