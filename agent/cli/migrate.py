@@ -158,7 +158,7 @@ def live_settings(args: argparse.Namespace) -> LiveSettings:
             problem=f"--freeze-limit {args.freeze_limit:g}: a freeze of up to "
             f"{MAX_FREEZE_LIMIT_S:g} seconds can be allowed"
         )
-    return LiveSettings(parse_cutover(args.cutover), args.freeze_limit)
+    return LiveSettings(parse_cutover(args.cutover), args.freeze_limit, folder=args.to)
 
 
 def _options(args: argparse.Namespace, plan: Plan) -> Options:

@@ -10,6 +10,7 @@ never to an image.
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -30,7 +31,7 @@ from agent.live.instant import Instant, MemoryFullError
 from agent.live.passes import MAX_TAKEN, Forecast, Limits, Next, Pass, forecast, format_seconds
 from agent.live.writes import Writes
 from agent.stream.lane import Counters
-from p2v.model.errors import FreezeError, NotLiveError, ProtocolError, TooBusyError
+from p2v.model.errors import FreezeError, NotLiveError, ProtocolError, TooBusyError, UsageError
 from p2v.model.plan import Plan
 from p2v.model.units import KiB, MiB
 
@@ -54,6 +55,8 @@ class LiveSettings:
     cutover: Cutover = field(default_factory=Cutover)
     freeze_limit_s: float = FREEZE_LIMIT_S
     hooks: Path = FOLDER
+    folder: Path | None = None
+    """Where the images are written on this machine, if they are."""
 
 
 @contextmanager
@@ -70,6 +73,8 @@ def open_live(plan: Plan, settings: LiveSettings) -> Iterator[Captured]:
         for source in sources:
             if not is_block(source.path):
                 raise NotLiveError(disk=source.path, problem="it is a file; name its loop device")
+        if settings.folder is not None:
+            _refuse_own_disk(settings.folder, [source.path for source in sources])
         choice = choose([source.path for source in sources])
         if choice.tracker is not None:
             stack.callback(choice.tracker.close)
@@ -81,6 +86,17 @@ def open_live(plan: Plan, settings: LiveSettings) -> Iterator[Captured]:
         writes = Writes(choice.tracker, [source.path for source in sources])
         hooks = Hooks(settings.hooks)
         yield LiveCapture(plan, settings, sources, writes, hooks, instant, choice.reasons)
+
+
+def _refuse_own_disk(folder: Path, disks: Sequence[Path]) -> None:
+    """Make sure that the images are not written to the disks that they are made of."""
+    device = folder.stat().st_dev
+    with writable_on(disks) as systems:
+        for system in systems:
+            if os.fstat(system.fd).st_dev == device:
+                raise UsageError(
+                    problem=f"{folder} is on the disk that is captured; give a folder elsewhere"
+                )
 
 
 class LiveCapture(Captured):

@@ -184,7 +184,10 @@ class DiskInUseError(P2VError):
     code = "disk-in-use"
     exit_code = 22
     message = "{disk} is in use: {problem}."
-    hint = "Unmount it, mount it read-only, or boot the machine from the p2v ISO."
+    hint = (
+        "Capture it while it is in use with --live, or unmount it, mount it read-only, or boot the "
+        "machine from the p2v ISO."
+    )
 
 
 class NoSuchDiskError(P2VError):
