@@ -225,20 +225,25 @@ class XenHosts:
                 "other_config": {},
             }
         )
-        self._api.VBD.create(
-            {
-                "VM": vm,
-                "VDI": vdi,
-                "userdevice": str(number),
-                "bootable": number == 0,
-                "mode": "RW",
-                "type": "Disk",
-                "empty": False,
-                "other_config": {},
-                "qos_algorithm_type": "",
-                "qos_algorithm_params": {},
-            }
-        )
+        try:
+            self._api.VBD.create(
+                {
+                    "VM": vm,
+                    "VDI": vdi,
+                    "userdevice": str(number),
+                    "bootable": number == 0,
+                    "mode": "RW",
+                    "type": "Disk",
+                    "empty": False,
+                    "other_config": {},
+                    "qos_algorithm_type": "",
+                    "qos_algorithm_params": {},
+                }
+            )
+        except BaseException:
+            with suppress(*_FAILURES):
+                self._api.VDI.destroy(vdi)  # nothing leads to it yet
+            raise
         query = urlencode({"session_id": self._xen._session, "vdi": vdi, "format": "raw"})
         answer = self._transfers.put(
             f"{self._url}/import_raw_vdi?{query}", data=_Pieces(image), timeout=_TIMEOUT_S
