@@ -61,7 +61,7 @@ def serving(kind: str, room: Path) -> Iterator[Server]:
         run(("partx", "-d", loop))
         tool("partx", "-a", loop)
         tool(f"mkfs.{kind}", "-q", f"{loop}p1")
-        point.mkdir()
+        point.mkdir(exist_ok=True)
         tool("mount", f"{loop}p1", point)
         try:
             for number in range(20):
