@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench import corpus, kernels, ways
+from bench import corpus, kernels, live, ways
 from bench.measure import Cost, in_turn, median, ratio
 from p2v.model.units import GiB, MiB
 
@@ -71,6 +71,10 @@ def main() -> int:
         if args.only in "kernels":
             kernels.main()
             print()
+        if args.only in "live":
+            for head, rows in live.tables(args.runs, work):
+                _table(head, rows)
+                print()
         _table(HEAD, _rows(args.runs, args.only, work))
     finally:
         shutil.rmtree(work, ignore_errors=True)
@@ -129,7 +133,7 @@ def _pairs(server: ways.Converter, work: Path, only: str) -> list[tuple[corpus.D
     return [(make(), pairs) for make, pairs in disks if any(only in pair[0] for pair in pairs)]
 
 
-def _table(head: list[str], rows: list[list[str]]) -> None:
+def _table(head: Sequence[str], rows: list[list[str]]) -> None:
     print("| " + " | ".join(head) + " |")
     print("|" + "---|" * len(head))
     for row in rows:
