@@ -122,5 +122,7 @@ def _finished(state: JobState) -> Iterator[str]:
         for note in state.notes:
             yield f"  {note}"
     yield ""
-    yield "Next: attach the images to a virtual machine. Do not start the old server and the new"
-    yield "machine on one network at the same time: they have the same name and addresses."
+    yield (
+        "Next: attach the images to a virtual machine. Do not start the old server and the new "
+        "machine on one network at the same time: they have the same name and addresses."
+    )

@@ -54,9 +54,9 @@ def places(tmp_path, monkeypatch):
 def wizard():
     """Make a wizard that looks at a recorded machine."""
 
-    def make(machine: str | Machine = "gpt-bios-ext4-swap-xfs", *, ascii: bool = True, **more):
+    def make(machine: str | Machine = "gpt-bios-ext4-swap-xfs", **more):
         found = load(machine) if isinstance(machine, str) else machine
-        app = Wizard(Terminal(ascii=ascii), **more)
+        app = Wizard(Terminal(ascii=True), **more)
         app.look = lambda: replace(found)
         return app
 
