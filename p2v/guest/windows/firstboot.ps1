@@ -90,6 +90,17 @@ function Set-Adapter($adapter, $row) {
     }
 }
 
+# pnputil can do so as of Windows 10 2004; its texts are in the system's language, the ids are not.
+function Remove-OldAdapters {
+    if ([Environment]::OSVersion.Version.Build -lt 19041) { return }
+    $pnputil = Join-Path $system32 'pnputil.exe'
+    $listed = & $pnputil /enum-devices /class Net /disconnected 2>&1 | Out-String
+    foreach ($found in [regex]::Matches($listed, 'PCI\\VEN_[0-9A-Fa-f]{4}&\S+')) {
+        $answer = & $pnputil /remove-device $found.Value 2>&1 | Out-String
+        Write-Log ('removing {0}: {1} {2}' -f $found.Value, $LASTEXITCODE, $answer.Trim())
+    }
+}
+
 try {
     # What was put here from outside Windows may have no access list; this one is that of Windows.
     & (Join-Path $system32 'icacls.exe') $folder /reset /T /Q | Out-Null
@@ -121,6 +132,8 @@ try {
         if ($pending.Count -gt 0) { Start-Sleep -Seconds 5 }
     }
     foreach ($row in $pending) { Write-Log ('no adapter has {0}; {1} is not set' -f $row.mac, $row.addresses) }
+
+    if ($pending.Count -eq 0) { Remove-OldAdapters }
 
     # An adapter that is not there after some starts will not come any more.
     $counter = Join-Path $folder 'starts.txt'
