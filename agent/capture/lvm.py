@@ -89,7 +89,7 @@ def _beside(disk: Path) -> tuple[Extent, ...]:
             name = others[0].name
             raise NoSnapshotError(f"{node.name} is part of {name}, which is no LVM volume")
         if not holders:
-            with writable_on([Path("/dev", node.name)]) as systems:
+            with writable_on([Path("/dev", node.name.replace("!", "/"))]) as systems:
                 found += [extent] if systems else []
     if sum(extent.length for extent in found) > MAX_BESIDE:
         size = format_size(sum(extent.length for extent in found))
