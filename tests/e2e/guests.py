@@ -198,7 +198,7 @@ class _Builder:
 
     def _logical_volume(self, device: str, start: int) -> str:
         """Lay out vg0/root without device-mapper, and return a device of its place."""
-        config = f'devices {{ filter=["a|^{device}$|","r|.*|"] }} activation {{ udev_sync=0 }}'
+        config = f'devices {{ filter=["a|^{device}$|","r|.*|"] }} global {{ activation=0 }}'
         tool("pvcreate", "-q", "--config", config, device)
         tool("vgcreate", "-q", "--config", config, "vg0", device)
         flags = ["-an", "-Zn", "-Wn", "-y", "-q", "-l", "100%FREE", "-n", "root"]
