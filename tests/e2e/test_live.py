@@ -49,6 +49,13 @@ class Server:
         return writing_records(self.point / "records", self.room / name, seed)
 
 
+def attach(path: Path) -> str:
+    """Return a loop device of the file that can be written to; its number may not have been."""
+    loop = tool("losetup", "--show", "-f", path).strip()
+    tool("blockdev", "--setrw", loop)
+    return loop
+
+
 @contextmanager
 def serving(kind: str, room: Path) -> Iterator[Server]:
     """Make a disk with a table, a file system and files, and mount it."""
@@ -56,7 +63,7 @@ def serving(kind: str, room: Path) -> Iterator[Server]:
     with path.open("wb") as file:
         file.truncate((KINDS[kind] + 4) * MiB)
     tool("sh", "-c", f"echo '2048,{KINDS[kind]}M' | sfdisk -q --label gpt {path}")
-    loop = tool("losetup", "--show", "-f", path).strip()
+    loop = attach(path)
     try:
         run(("partx", "-d", loop))
         tool("partx", "-a", loop)
@@ -80,7 +87,7 @@ def serving(kind: str, room: Path) -> Iterator[Server]:
 def restored(kind: str, image: Path, room: Path) -> Iterator[Path]:
     """Mount what is in the image, which replays its journal; then let its checker look at it."""
     raw, point = images.unpack(image, 512, room), room / "restored"
-    loop = tool("losetup", "--show", "-f", raw).strip()
+    loop = attach(raw)
     try:
         run(("partx", "-d", loop))
         tool("partx", "-a", loop)
@@ -392,3 +399,59 @@ def test_a_kill_at_any_time_loses_nothing(converter, agent, room, victim, turn):
         done = migrating.end()
     found = restored_records(server, done, records, room)
     print(f"{victim} killed twice: {found} records, {done['live']['freezes']} freezes")
+
+
+# --- what cannot be frozen -----------------------------------------------------------------------
+
+
+@contextmanager
+def beside(server: Server, name: str) -> Iterator[Path]:
+    """Mount an NTFS, by FUSE, which knows no freezing, on a second disk."""
+    path, point = server.room / f"{name}.img", server.room / name
+    with path.open("wb") as file:
+        file.truncate(64 * MiB)
+    tool("mkfs.ntfs", "-q", "-F", path)
+    point.mkdir()
+    loop = attach(path)
+    try:
+        tool("mount.ntfs-3g", loop, point)
+        try:
+            yield Path(loop)
+        finally:
+            tool("umount", point)
+    finally:
+        tool("losetup", "-d", loop)
+
+
+def test_a_file_system_that_knows_no_freezing_is_written_out_and_captured_too(shared_agent, room):
+    with (
+        serving("ext4", room) as server,
+        beside(server, "esp") as second,
+        server.writers() as records,
+    ):
+        (room / "esp" / "file").write_bytes(b"before" * 1000)
+        words = ("--disk", second, "--live", "--format", "raw", "--cutover", "wait")
+        migrating = Live(shared_agent, server.loop, *words)
+        migrating.wait_for_phase("waiting")
+        (room / "esp" / "late").write_bytes(b"after" * 1000)
+        migrating.cut_over()
+        done = migrating.end()
+    with images_of_second(done, room) as point:
+        assert (point / "file").read_bytes() == b"before" * 1000
+        assert (point / "late").read_bytes() == b"after" * 1000
+    assert restored_records(server, done, records, room) > 0
+
+
+@contextmanager
+def images_of_second(done: dict, room: Path) -> Iterator[Path]:
+    loop = tool("losetup", "--show", "-f", done["images"][1]).strip()
+    point = room / "second"
+    point.mkdir()
+    try:
+        tool("mount.ntfs-3g", "-o", "ro", loop, point)
+        try:
+            yield point
+        finally:
+            tool("umount", point)
+    finally:
+        tool("losetup", "-d", loop)
