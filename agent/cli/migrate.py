@@ -56,6 +56,12 @@ def add_run_options(parser: Parser, cutover: str) -> None:
     target = parser.add_mutually_exclusive_group()
     target.add_argument("--server", metavar="URL", help="the converter: https://HOST:PORT")
     target.add_argument("--to", metavar="DIR", type=Path, help="write the images in DIR, here")
+    target.add_argument(
+        "--to-stream",
+        metavar="DIR",
+        type=Path,
+        help="write a stream in DIR, for 'p2v import' on a converter that is not reached from here",
+    )
     live = parser.add_argument_group("disks that are written to meanwhile (--live)")
     live.add_argument(
         "--cutover",
@@ -88,12 +94,14 @@ def add_run_options(parser: Parser, cutover: str) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the verb and return its exit code."""
     logging.basicConfig(level=logging.INFO if args.verbose else logging.ERROR, stream=sys.stderr)
-    if args.server is None and args.to is None and not args.dry_run:
-        raise UsageError(problem="say where to: --server URL, or --to DIR for this machine")
+    if _target(args) is None and not args.dry_run:
+        raise UsageError(
+            problem="say where to: --server URL, --to DIR for this machine, or --to-stream DIR"
+        )
     if args.dry_run:
         return _dry_run(args)
     controls = Controls()
-    target = str(args.server or args.to)
+    target = str(_target(args))
     with reporting(Job(args.job) if args.job else None, target, controls) as reporter:
         outcome = _migrate(args, controls, reporter)
         code = ReadFailedError.exit_code if outcome.unreadable else 0
@@ -102,6 +110,11 @@ def run(args: argparse.Namespace) -> int:
     for error in outcome.unreadable:
         print(f"p2v-agent: warning: {error}\n  {error.way_out}", file=sys.stderr)
     return code
+
+
+def _target(args: argparse.Namespace) -> str | Path | None:
+    target: str | Path | None = args.server or args.to or args.to_stream
+    return target
 
 
 def _migrate(args: argparse.Namespace, controls: Controls, reporter: Reporter) -> Outcome:
@@ -158,7 +171,9 @@ def live_settings(args: argparse.Namespace) -> LiveSettings:
             problem=f"--freeze-limit {args.freeze_limit:g}: a freeze of up to "
             f"{MAX_FREEZE_LIMIT_S:g} seconds can be allowed"
         )
-    return LiveSettings(parse_cutover(args.cutover), args.freeze_limit, folder=args.to)
+    return LiveSettings(
+        parse_cutover(args.cutover), args.freeze_limit, folder=args.to or args.to_stream
+    )
 
 
 def _options(args: argparse.Namespace, plan: Plan) -> Options:
@@ -173,6 +188,10 @@ def _converter(args: argparse.Namespace) -> Converter:
         from agent.stream.local import LocalConverter
 
         return LocalConverter(args.to)
+    if args.to_stream is not None:
+        from agent.stream.folder import FolderConverter
+
+        return FolderConverter(args.to_stream)
     from agent.credentials import find_credentials
     from agent.stream.remote import Address, RemoteConverter
 
@@ -193,10 +212,10 @@ def _ask() -> str:
 
 def _announce(args: argparse.Namespace, migration: Migration) -> None:
     if not args.json:
-        target = args.server or args.to
+        target = _target(args)
         print(f"migration {migration.id}", file=sys.stderr)
         if not args.resume:
-            where = "--server" if args.server else "--to"
+            where = "--server" if args.server else "--to" if args.to else "--to-stream"
             print(
                 f"  if interrupted: p2v-agent migrate {where} {target} --resume {migration.id}",
                 file=sys.stderr,
