@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-3.0-or-later
-# The main job, for real: the disk of a Debian server goes through agent and converter, over TLS,
-# and becomes a VHDX. Usage: run.sh (from `make demo`). Needs root for the loop device.
+# The main job, for real: the disk of a Debian server, mounted and written to, goes through agent
+# and converter, over TLS, and becomes a VHDX. Usage: run.sh (from `make demo`). Needs root for the loop device.
 set -eu
 cd "$(dirname "$0")/.."
 PATH=$PWD/.venv/bin:$PATH
@@ -11,9 +11,12 @@ work=$(mktemp -d "${TMPDIR:-/tmp}/p2v-demo.XXXXXX")
 out=$cache/demo
 loop=
 server=
+service=
 cleanup() {
+    [ -n "$service" ] && { kill "$service" 2>/dev/null; wait "$service" 2>/dev/null; } || true
+    umount -q "$work/root" 2>/dev/null || true
     [ -n "$server" ] && { kill "$server" 2>/dev/null; wait "$server" 2>/dev/null; } || true
-    [ -n "$loop" ] && losetup -d "$loop" || true
+    [ -n "$loop" ] && { partx -d "$loop" 2>/dev/null; losetup -d "$loop"; } || true
     rm -rf "$work"
 }
 trap cleanup EXIT
@@ -22,10 +25,17 @@ export XDG_CONFIG_HOME=$work/config
 
 say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
 
-say "1. A server's disk: Debian 12, GPT, ext4 and swap, attached as a loop device"
+say "1. A server's disk: Debian 12, GPT, ext4 and swap; mounted, and a service writes to it"
 demo/debian-disk.sh "$cache/web01.img"
-loop=$(losetup --show -f -r "$cache/web01.img")
-echo "   $loop"
+cp --reflink=auto --sparse=always "$cache/web01.img" "$work/web01.img"
+loop=$(losetup --show -f "$work/web01.img")
+partx -a "$loop" 2>/dev/null || true
+mkdir "$work/root"
+mount "${loop}p3" "$work/root"
+mkdir "$work/root/srv/journal"
+demo/journal.py write "$work/root/srv/journal/journal" &
+service=$!
+echo "   $loop, an fsynced line every few milliseconds to /srv/journal"
 
 say "2. A converter: p2v serve"
 rm -rf "$out"
@@ -39,24 +49,31 @@ for _ in $(seq 100); do
 done
 cat "$work/serve.log"
 
-say "3. The agent: p2v-agent migrate --server https://127.0.0.1:$port --disk $loop"
+say "3. The agent: p2v-agent migrate --live --server https://127.0.0.1:$port --disk $loop"
 p2v pair --data "$out" --json | sed -n 's/^ *"code": "\(.*\)",$/\1/p' > "$work/code"
 p2v-agent migrate --server "https://127.0.0.1:$port" --code-file "$work/code" \
-    --name web01 --disk "$loop" | tee "$work/result"
+    --live --name web01 --disk "$loop" | tee "$work/result"
 image=$(sed -n 's/^ *image *//p' "$work/result")
 
 say "4. p2v image check"
 p2v image check "$image"
 
-say "5. The image against the source: p2v-agent leaves out what the file system calls free, so every"
-echo "   block in use is compared, by the source's own files:"
-demo/same-files.sh "$loop" "$image"
+say "5. The image is the disk at the instant of the freeze: every file of the source, and of the"
+echo "   journal what was written until then"
+kill -0 "$service" || { echo "the service has failed"; exit 1; }
+kill "$service"
+wait "$service" 2>/dev/null || true
+service=
+cp "$work/root/srv/journal/journal" "$work/journal"
+umount "$work/root"
+demo/same-files.sh "$loop" "$image" srv/journal "$work/copy"
+demo/journal.py check "$work/copy/journal" "$work/journal"
 
 say "Done"
 cat <<END
    made       $image
    from       $(blockdev --getsize64 "$loop" | numfmt --to=iec-i --suffix=B) of disk
-$(sed -n 's/^migration .* after /   in         /p; s/^ *wire */   sent       /p; s/^ *skipped */   skipped    /p' "$work/result")
+$(sed -n 's/^migration .* after /   in         /p; s/^ *wire */   sent       /p; s/^ *skipped */   skipped    /p; s/^ *live */   live       /p' "$work/result")
 
    To try next:
      qemu-system-x86_64 -accel tcg -m 1024 -snapshot -nographic -drive file=$image,if=virtio

@@ -1,10 +1,11 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Compares a disk with an image of it, file system by file system: every file, its contents, owner
-# and mode; and fsck. Usage: same-files.sh DISK IMAGE. Needs root; writes nothing to either.
+# and mode; and fsck. Usage: same-files.sh DISK IMAGE [FOLDER COPY]: what FOLDER holds may differ,
+# and is copied from the image to COPY. Needs root; writes nothing to either.
 set -eu
 export LC_ALL=C
-disk=$1 image=$2
+disk=$1 image=$2 apart=${3:-none} copy=${4:-}
 work=$(mktemp -d "${TMPDIR:-/tmp}/p2v-compare.XXXXXX")
 one= two=
 cleanup() {
@@ -30,11 +31,13 @@ for part in "$one"p*; do
         mount -o ro,noload "$part" "$work/a"
         mount -o ro,noload "$other" "$work/b"
         for dir in a b; do
-            (cd "$work/$dir" && find . -xdev -printf '%p %y %m %U %G %s %T@ %l\n' | sort > "$work/$dir.list"
-             find . -xdev -type f -print0 | sort -z | xargs -0 sha256sum > "$work/$dir.sums")
+            (cd "$work/$dir" &&
+             find . -xdev -path "./$apart" -prune -o -printf '%p %y %m %U %G %s %T@ %l\n' | sort > "$work/$dir.list"
+             find . -xdev -path "./$apart" -prune -o -type f -print0 | sort -z | xargs -0 sha256sum > "$work/$dir.sums")
         done
         cmp "$work/a.list" "$work/b.list"
         cmp "$work/a.sums" "$work/b.sums"
+        [ -e "$work/b/$apart" ] && cp -r "$work/b/$apart" "$copy"
         umount "$work/a" "$work/b"
         e2fsck -fn "$other" > /dev/null 2>&1 || { echo "fsck of partition $number fails"; exit 1; }
         echo "   partition $number  $kind  $(wc -l < "$work/a.sums") files identical, fsck clean"
