@@ -48,9 +48,13 @@ class Rate:
 
     def __init__(self) -> None:
         self._seen: deque[tuple[float, int]] = deque()
+        self._phase = ""
 
     def add(self, state: State) -> tuple[float, float | None]:
         """Return (bytes a second, seconds left or None where nothing can be said)."""
+        if state.phase != self._phase:
+            self._seen.clear()
+            self._phase = state.phase
         self._seen.append((state.elapsed_s, state.done))
         while len(self._seen) > 2 and self._seen[0][0] < state.elapsed_s - WINDOW_S:
             self._seen.popleft()
