@@ -13,7 +13,7 @@ from p2v.guest.facts import GuestFacts
 from p2v.guest.report import Check
 from p2v.guest.target import Platform, Target
 from p2v.guest.windows import boot, virtio
-from p2v.guest.windows.facts import WindowsFacts
+from p2v.guest.windows.facts import Service, WindowsFacts
 from p2v.guest.windows.plan import of, plan
 from p2v.guest.windows.registry.base import MAX_HIVE, HiveDamagedError
 from p2v.guest.windows.registry.diff import Difference, differences
@@ -93,32 +93,37 @@ def _check_drivers(
     appliance: Appliance, hive: Hive, windows: WindowsFacts, target: Target
 ) -> Iterator[Check]:
     """Yield whether each driver that the VM's disk needs starts, and has its file."""
+    folder = f"{windows.system_root}/System32/drivers"
+    with appliance.calling(f"listing {folder}") as handle:
+        there = {name.lower() for name in handle.ls(handle.case_sensitive_path(folder))}
     names = list(boot.startable(windows, target))
     if target.platform is Platform.KVM:
-        names += [
-            driver.name
-            for driver in virtio.DISK_DRIVERS
-            if hive.find(rf"{windows.current}\Services\{driver.name}")
-        ]
+        names += [driver.name for driver in virtio.DISK_DRIVERS]
     for name in names:
         key = hive.find(rf"{windows.current}\Services\{name}")
-        start = key.number("Start") if key else None
-        held = key is not None and key.subkey("StartOverride") is not None
-        file = (key.text("ImagePath") if key else "").replace("\\", "/").rpartition("/")[2]
-        file = file or f"{name}.sys"
-        size = _size(appliance, f"{windows.system_root}/System32/drivers/{file}")
+        if key is None:
+            continue  # one of virtio's two, which the folder with drivers does not have
+        start, held = key.number("Start"), key.subkey("StartOverride") is not None
+        file = Service(name, start or 0, image=key.text("ImagePath")).file
+        found = _described(appliance, f"{folder}/{file}") if file in there else "is missing"
+        state = f"Start {start}{', held back' if held else ''}"
         yield Check(
             f"{name} starts with the kernel",
-            passed=start == 0 and not held and size > 0,
-            evidence=f"Start {start}{', held back' if held else ''}, {file} has {size} bytes",
+            passed=start == 0 and not held and found not in ("", "is missing"),
+            evidence=f"{state}, {file} {found or 'is empty'}",
         )
 
 
-def _size(appliance: Appliance, path: str) -> int:
+def _described(appliance: Appliance, path: str) -> str:
+    """Return what a file is, "" for an empty one.
+
+    Compressed as CompactOS does it, files can't be read here, and Windows starts with them.
+    """
     try:
-        return appliance.size(appliance.spelled(path))
+        size = appliance.size(appliance.spelled(path))
     except GuestError:
-        return 0
+        return "is there, compressed by Windows"
+    return f"has {size} bytes" if size else ""
 
 
 def _shown(difference: Difference) -> str:
