@@ -4,8 +4,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,9 +11,9 @@ import pytest
 
 from p2v.model.order import Order, OrderedDisk
 from p2v.model.vm import VmSettings
+from tests.libvirtd import libvirtd
 
 MiB = 1 << 20
-SOCKET = Path("/run/libvirt/libvirt-sock")
 
 
 @pytest.fixture
@@ -41,37 +39,9 @@ def order() -> Order:
     )
 
 
-_WITHOUT_KVM = """
-touch "$1/kvm" && mount --bind "$1/kvm" /dev/kvm && mount -o remount,bind,ro /dev/kvm
-echo 'namespaces = []' >"$1/qemu.conf" && mount --bind "$1/qemu.conf" /etc/libvirt/qemu.conf
-exec libvirtd
-"""
-"""libvirt asks QEMU for KVM, time and again, on machines where that hangs: here there is none."""
-
-
-def _answers() -> bool:
-    return not subprocess.run(["virsh", "-q", "version"], capture_output=True).returncode
-
-
-@pytest.fixture(scope="session")
-def libvirtd(tmp_path_factory) -> Iterator[None]:
-    """Run libvirtd, unless one runs already."""
+@pytest.fixture(scope="session", name="libvirtd")
+def _libvirtd(tmp_path_factory) -> Iterator[None]:
     if os.geteuid():
         pytest.skip("needs root")
-    if SOCKET.exists() and _answers():
+    with libvirtd(tmp_path_factory.mktemp("libvirtd")):
         yield
-        return
-    folder = tmp_path_factory.mktemp("libvirtd")
-    hidden = ["unshare", "--mount", "sh", "-c", _WITHOUT_KVM, "sh", str(folder)]
-    started = [
-        subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        for command in (["virtlogd"], hidden if Path("/dev/kvm").exists() else ["libvirtd"])
-    ]
-    deadline = time.monotonic() + 100
-    while not _answers():
-        assert time.monotonic() < deadline and started[1].poll() is None, "libvirtd does not start"
-        time.sleep(0.2)
-    yield
-    for process in reversed(started):
-        process.terminate()
-        process.wait(60)
