@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from p2v.guest.edit import Area, CopyFile, DeleteKey, Edit
-from p2v.guest.facts import GuestFacts
 from p2v.guest.target import Platform, Target
 from p2v.guest.windows.facts import ControlSet, Service, WindowsFacts
 from p2v.guest.windows.values import set_number, set_text
@@ -55,7 +54,7 @@ def needed(target: Target) -> tuple[str, ...]:
     return (*VMBUS, *_IDE) if target.generation == 1 else VMBUS
 
 
-def plan(facts: GuestFacts, windows: WindowsFacts, target: Target) -> Iterator[Edit]:
+def plan(windows: WindowsFacts, target: Target) -> Iterator[Edit]:
     """Yield the edits that have the target's drivers start."""
     names = startable(windows, target)
     yield from _files(windows, names)

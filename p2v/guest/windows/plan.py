@@ -29,10 +29,10 @@ def plan(facts: GuestFacts, target: Target) -> Edits | Refusal:
         return reason
     found: list[Edit | Problem] = [
         *_recovered(windows),
-        *boot.plan(facts, windows, target),
+        *boot.plan(windows, target),
         *virtio.plan(facts, windows, drivers),
-        *storage.plan(facts, windows, target),
-        *services.plan(facts, windows, target),
+        *storage.plan(facts, windows),
+        *services.plan(windows),
         *network.plan(windows, target),
         *firstboot.plan(windows, network.carried(windows, target), drivers=bool(drivers)),
         *loader.plan(windows, facts.system.architecture),

@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from fnmatch import fnmatchcase
 
 from p2v.guest.edit import Area, Edit
-from p2v.guest.facts import GuestFacts
-from p2v.guest.target import Target
 from p2v.guest.windows.facts import WindowsFacts
 from p2v.guest.windows.values import set_number
 
@@ -39,7 +37,7 @@ def unwanted(name: str) -> str:
     return next((product for product, one in _PATTERNS if fnmatchcase(lower, one)), "")
 
 
-def plan(facts: GuestFacts, windows: WindowsFacts, target: Target) -> Iterator[Edit]:
+def plan(windows: WindowsFacts) -> Iterator[Edit]:
     """Yield the edits that disable them; uninstalling them is left to their own programs."""
     for control_set in windows.control_sets:
         for service in control_set.services:

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 
 from p2v.guest.edit import Area, Edit
 from p2v.guest.facts import GuestFacts
-from p2v.guest.target import Target
 from p2v.guest.windows.facts import ControlSet, Filters, WindowsFacts
 from p2v.guest.windows.services import unwanted
 from p2v.guest.windows.values import set_number, set_texts
@@ -18,7 +17,7 @@ _ONLINE_ALL = 1
 _FIRST_WITH_FAST_STARTUP = (6, 2)
 
 
-def plan(facts: GuestFacts, windows: WindowsFacts, target: Target) -> Iterator[Edit | Problem]:
+def plan(facts: GuestFacts, windows: WindowsFacts) -> Iterator[Edit | Problem]:
     """Yield the edits of disks' settings, and what to know of filters that stay."""
     for control_set in windows.control_sets:
         for filters in control_set.filters:
