@@ -42,6 +42,7 @@ FREEZE_LIMIT_S = 5.0
 WARM_S = 60.0
 """How often a pass keeps an image warm that waits for its cut-over."""
 MAX_COMPARISONS = 10
+"""In a row: a tracker that cannot be trusted for the time of one pass is none."""
 MAX_FREEZES = 10
 _ROUNDS = 8
 _GRANULE = 64 * KiB
@@ -125,6 +126,7 @@ class LiveCapture(Captured):
         self._recent: list[Pass] = []
         self._freezes: list[Freeze] = []
         self._troubles: list[str] = []
+        self._in_a_row = 0
         super().__init__(sources, self._settle(sources))
         writes.know(self.layouts)
 
@@ -145,6 +147,7 @@ class LiveCapture(Captured):
                 if self._wait(sender):
                     self._due, self._recent = True, self._recent[-1:]
                 else:
+                    self._in_a_row = 0
                     total.add(self._delta(sender, "warm"))
             elif (captured := self._cut_over(sender, expected, total)) is not None:
                 return captured
@@ -162,7 +165,7 @@ class LiveCapture(Captured):
                 "frozen_at": last and round(last.at, 4),
                 "freeze_s": last and round(last.seconds, 4),
                 "freezes": len(self._freezes),
-                "troubles": self._troubles,
+                "troubles": self._troubles[-100:],
             }
         }
 
@@ -178,7 +181,8 @@ class LiveCapture(Captured):
     def _compare(self, sender: Sender, why: Sequence[str]) -> Counters:
         """Begin anew, as the copy may lack something: what was free then may not have been."""
         self._note("; ".join(why), "everything is compared")
-        if len(self._troubles) > MAX_COMPARISONS:
+        self._in_a_row += 1
+        if self._in_a_row > MAX_COMPARISONS:
             raise NotLiveError(disk=", ".join(map(str, self._paths)), problem="; ".join(why))
         self._writes.forget()
         self.layouts = self._settle(self.sources)
@@ -236,7 +240,12 @@ class LiveCapture(Captured):
         if len(self._freezes) >= MAX_FREEZES:
             raise FreezeError(path=", ".join(map(str, self._paths)), problem=self._troubles[-1])
         total.add(self._delta(sender, "delta"))
-        if not self._freeze():
+        trouble, doubts = self._freeze()
+        if doubts:
+            total.add(self._compare(sender, doubts))
+            return None
+        if trouble:
+            self._note(trouble, "the freeze is repeated")
             return None
         queue = self._instant.blocks
         try:
@@ -247,8 +256,12 @@ class LiveCapture(Captured):
             return None
         return total
 
-    def _freeze(self) -> bool:
-        """Freeze all and take what was written last; return whether that is the disks' state."""
+    def _freeze(self) -> tuple[str, list[str]]:
+        """Freeze all and take what was written last.
+
+        Return why that is not the disks' state: what went wrong, and doubts of the tracker, which
+        are asked for while nothing is written, as only then it knows for sure.
+        """
         taken: list[tuple[int, Any]] = []
         trouble = ""
         with writable_on(self._paths) as systems, self._hooks.around():
@@ -262,17 +275,15 @@ class LiveCapture(Captured):
                     trouble = "" if quiet else "something writes past the file systems"
                 except MemoryFullError:
                     trouble = "more was written than there is memory for"
+                doubts = self._writes.doubts
                 freeze.check()
         self._freezes.append(freeze)
         if freeze.late:
             trouble = f"it took longer than {format_seconds(self._limits.freeze_s)}"
-        if not trouble and not self._writes.doubts:
-            return True
-        for disk, written in taken:
-            self._writes.give_back(disk, written)
-        if trouble:
-            self._note(trouble, "the freeze is repeated")
-        return False
+        if trouble or doubts:
+            for disk, written in taken:
+                self._writes.give_back(disk, written)
+        return trouble, doubts
 
     def _take(self, freeze: Freeze, taken: list[tuple[int, Any]]) -> bool:
         """Read what was written until no more is; nothing here may wait for a frozen disk."""
