@@ -24,14 +24,15 @@ class Target:
         return ("--server", self.server) if self.server else ("--to", self.folder)
 
 
-def start_job(plan: Plan, target: Target) -> Job:
-    """Start carrying out `plan`.
+def start_job(plan: Plan, target: Target, *, wait: bool = False) -> Job:
+    """Start carrying out `plan`; with `wait` a live capture cuts over when it is told to.
 
     Raises:
         UsageError: the job's folder cannot be made.
     """
     job = make_job(plan.name, plan)
-    _spawn(job, target, ["--plan", str(job.plan)])
+    cutover = ["--cutover", "wait"] if wait and plan.live else []
+    _spawn(job, target, ["--plan", str(job.plan), *cutover])
     return job
 
 

@@ -78,6 +78,7 @@ class Reporter:
             reconnects=counters.reconnects,
             codec=progress.codec,
             problem=progress.problem,
+            outlook=progress.outlook.text if progress.outlook else "",
             disks=self._disks(progress),
         )
         self._write()
@@ -92,6 +93,7 @@ class Reporter:
             images=outcome.migration.images,
             notes=(*unread, *outcome.notes),
             elapsed_s=round(outcome.seconds, 1),
+            freeze_s=outcome.report.get("live", {}).get("freeze_s"),
             exit_code=exit_code,
         )
         self._write()

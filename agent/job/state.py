@@ -56,6 +56,10 @@ class JobState:
     reconnects: int = 0
     codec: str = ""
     problem: str = ""
+    outlook: str = ""
+    """Of a live capture: what is to be expected, in words."""
+    freeze_s: float | None = None
+    """How long the file systems were frozen in the end."""
     paused: bool = False
     bwlimit: int = 0
     disks: tuple[DiskState, ...] = ()

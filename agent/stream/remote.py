@@ -206,6 +206,11 @@ class RemoteConverter:
         """
         self._call("GET", "/migrations")
 
+    def placement(self, plan: Plan) -> list[Any]:
+        """Return the converter's ratings of its hosts for `plan` (docs/placement.md)."""
+        ratings = self._call("POST", "/placement", {"plan": to_json(plan)}).get("ratings")
+        return ratings if isinstance(ratings, list) else []
+
     def heartbeat(self, id: str) -> None:  # noqa: A002
         """Keep the lease while no data connection does."""
         lease = self._leases.get(id)

@@ -16,6 +16,7 @@ from agent.job.folder import Job
 from agent.tui.draft import Draft
 from agent.tui.screens.converter import ConverterStep
 from agent.tui.screens.disks import DisksStep
+from agent.tui.screens.host import HostStep
 from agent.tui.screens.machine import LOAD_WINDOW_S, MachineStep
 from agent.tui.screens.progress import ProgressStep
 from agent.tui.screens.result import ResultStep
@@ -26,7 +27,14 @@ from agent.tui.terminal import Terminal, glyphs
 from agent.tui.widgets import PlainScrollBar
 from p2v.model.machine import Machine
 
-STEPS: tuple[type[Step], ...] = (ConverterStep, MachineStep, DisksStep, VmStep, SummaryStep)
+STEPS: tuple[type[Step], ...] = (
+    ConverterStep,
+    MachineStep,
+    DisksStep,
+    VmStep,
+    HostStep,
+    SummaryStep,
+)
 
 
 class Wizard(App[int], inherit_bindings=False):
@@ -71,6 +79,8 @@ class Wizard(App[int], inherit_bindings=False):
     def go(self, by: int) -> None:
         """Show the next screen or the one before; before the first there is none."""
         at = self._at + by
+        if 0 <= at < len(STEPS) and STEPS[at] is HostStep and not self.draft.target.server:
+            at += by  # a folder has no hosts
         if 0 <= at < len(STEPS):
             self._at = at
             self.switch_screen(STEPS[at]())

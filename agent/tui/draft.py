@@ -28,7 +28,10 @@ class Draft:
     compress: bool = False
     convert: bool = True
     all_blocks: bool = False
-    live: bool = False
+    live: bool = True
+    """Whether disks that are in use are copied while they are, not refused."""
+    wait: bool = False
+    """Whether a live capture waits to be told to cut over."""
     bwlimit: int = 0
     cpus: int = 0
     memory: int = 0
@@ -70,7 +73,7 @@ class Draft:
             exclude=excluded,
             name=self.name,
             format=self.format,
-            live=self.live,
+            live=self.live and any(in_use(disk) for disk in disks),
             all_blocks=self.all_blocks,
             bwlimit=self.bwlimit,
             compress_image=self.compress and qcow2,
@@ -96,6 +99,7 @@ class Draft:
             memory=self.memory or plan.vm.memory,
             nics=nics,
             host=self.host,
+            create=bool(self.host),
         )
         return replace(plan, vm=vm)
 
@@ -113,6 +117,11 @@ def _proposed(disk: Disk, machine: Machine) -> bool:
     """Return whether to propose a disk: fixed, and not another path to one that is proposed."""
     first = next((d for d in machine.disks if d.wwn and d.wwn == disk.wwn), disk)
     return not disk.removable and first is disk and disk.size > 0
+
+
+def in_use(disk: Disk) -> bool:
+    """Return whether something may write to the disk."""
+    return any(part.writable for part in disk.partitions)
 
 
 def copied(plan: Plan, machine: Machine) -> int:

@@ -99,6 +99,8 @@ def plan_lines(draft: Draft, plan: Plan) -> Iterator[str]:
             )
     if plan.vm is not None:
         vm = plan.vm
+        if vm.host:
+            yield printable(f"On the host {vm.host}, made when the images are there.")
         yield f"Virtual machine: {vm.cpus} processors, {format_size(vm.memory)}, {vm.firmware}"
         for nic in vm.nics:
             yield printable(f"  {nic.name} {nic.mac} on {nic.network or '(not connected)'}")
@@ -112,14 +114,24 @@ _TREATMENTS = {
 }
 
 
+PASSES = {
+    "full": "copying",
+    "compare": "comparing",
+    "delta": "catching up",
+    "warm": "keeping it warm",
+    "final": "last pass",
+}
+"""Phases in which disks are read, in words."""
+
+
 def progress_line(state: JobState) -> str:
     """Return where a job stands as one line."""
-    if state.over or state.phase != "full":
+    if state.over or state.phase not in PASSES:
         return f"{state.phase}: {format_size(state.done)} of {format_size(state.total)}"
     percent = 100 * state.done // state.total if state.total else 0
     return (
-        f"{percent} %: {format_size(state.done)} of {format_size(state.total)}, "
-        f"{format_size(state.rate)}/s, {format_time(state.eta_s)} left"
+        f"{PASSES[state.phase]}, {percent} %: {format_size(state.done)} of "
+        f"{format_size(state.total)}, {format_size(state.rate)}/s, {format_time(state.eta_s)} left"
     )
 
 

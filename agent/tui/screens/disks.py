@@ -8,10 +8,11 @@ from typing import ClassVar
 from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
+from textual.containers import VerticalScroll
 from textual.widgets import Static
 
 from agent.plan import partition_name
-from agent.tui.draft import copied
+from agent.tui.draft import copied, in_use
 from agent.tui.step import Step
 from agent.tui.text import count, disk_line, partition_line
 from agent.tui.widgets import Rows
@@ -30,6 +31,7 @@ class DisksStep(Step):
     name_shown = "Disks and partitions"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("space", "choose", "Choose", key_display="space"),
+        Binding("l", "live", "Live/offline"),
         Binding("ctrl+a", "all", "All disks", key_display="^A"),
     ]
 
@@ -37,7 +39,8 @@ class DisksStep(Step):
         """Yield the tree, the totals and the consequences."""
         yield Rows(id="tree")
         yield Static("", id="total", classes="title", markup=False)
-        yield Static("", id="effects", classes="pane", markup=False)
+        with VerticalScroll(classes="pane", can_focus=True):
+            yield Static("", id="effects", classes="text", markup=False)
 
     def on_mount(self) -> None:
         """Show the tree."""
@@ -75,12 +78,23 @@ class DisksStep(Step):
             return
         size = format_size(sum(disk.size for disk in plan.disks))
         todo = format_size(copied(plan, self.draft.found))
-        mode = "live: the disks are in use" if plan.live else "offline: the disks are at rest"
+        mode = self._mode(plan.live)
         total.update(f"{count(len(plan.disks), 'disk')}, {size}, about {todo} to read; {mode}")
         effects.update(
             "\n".join(f"! {printable(warning)}" for warning in plan.warnings)
             or "Nothing of the chosen disks is lost."
         )
+
+    def _mode(self, live: bool) -> str:
+        if live:
+            return "live: they are in use"
+        used = any(in_use(d) for d in self.draft.found.disks if d.name in self.draft.disks)
+        return "offline, but IN USE: unmount first" if used else "offline: they are at rest"
+
+    def action_live(self) -> None:
+        """Copy disks that are in use while they are, or not."""
+        self.draft.live = not self.draft.live
+        self._tell()
 
     @on(Rows.OptionSelected, "#tree")
     def action_choose(self) -> None:

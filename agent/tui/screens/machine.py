@@ -63,7 +63,7 @@ class MachineStep(Step):
     def _found(self, machine: Machine) -> None:
         self.draft.look_at(machine)
         self.say("")
-        if self.is_mounted:
+        if self.is_attached:
             self._show()
 
     def _show(self) -> None:

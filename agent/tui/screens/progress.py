@@ -16,7 +16,7 @@ from agent.job.server import ask
 from agent.job.state import JobState
 from agent.tui.screens.question import Entry, Question
 from agent.tui.step import Step
-from agent.tui.text import bar, chart_line, curve, progress_line
+from agent.tui.text import PASSES, bar, chart_line, curve, progress_line
 from p2v.model.command import printable
 from p2v.model.errors import UsageError
 from p2v.model.units import format_size, parse_size
@@ -28,6 +28,11 @@ _STOP = """Stop this migration?
   discard   end it for good; the converter deletes what it has
 
 The disks of this machine are not touched either way."""
+_CUT_OVER = """Cut over now? Type cutover.
+
+The file systems are frozen for a moment, the last changes are copied, and the
+image is this machine as it was at that instant. What is written afterwards is
+not in it: stop the services first, or shut this machine down afterwards."""
 _GRACE_S = 30.0
 """How long a started process may take to say something."""
 
@@ -41,6 +46,7 @@ class ProgressStep(Step):
         Binding("escape,ctrl+b", "none", show=False),
         Binding("p", "pause", "Pause/go on"),
         Binding("t", "throttle", "Throttle"),
+        Binding("c", "cut_over", "Cut over"),
         Binding("k", "stop", "Stop"),
         Binding("ctrl+x", "app.leave", "Detach (it goes on)", key_display="^X", priority=True),
     ]
@@ -89,7 +95,7 @@ class ProgressStep(Step):
         self._set("#bar", bar(state.done, state.total, width, self.glyphs))
         self._set("#figures", "\n".join(self._figures(state)))
         slow = self.wizard.terminal.slow
-        if not slow and state.phase == "full":
+        if not slow and state.phase in PASSES:
             head = "rate "
             self._set("#curve", head + curve(state.rates, width - len(head), self.glyphs))
         self._set("#disks", "\n".join(self._disks(state, width)))
@@ -118,6 +124,7 @@ class ProgressStep(Step):
             f"read {format_size(state.read)}, sent {format_size(state.wire)}{ratio}{limit}",
             f"skipped {skipped}, safe on the converter {format_size(state.durable)}, "
             f"reconnected {state.reconnects} times",
+            *([printable(f"live: {state.outlook}")] if state.outlook else []),
         ]
 
     def _disks(self, state: JobState, width: int) -> list[str]:
@@ -159,6 +166,18 @@ class ProgressStep(Step):
             self.fail(error)
             return
         self._ask({"do": "limit", "rate": rate})
+
+    @work
+    async def action_cut_over(self) -> None:
+        """Ask whether to freeze and finish now."""
+        state = self._state
+        if state is None or not state.outlook:
+            self.say("There is no cut-over: this migration is not live, or still copies.")
+            return
+        text = f"{_CUT_OVER}\n\nExpected now: {state.outlook}"
+        if await self.app.push_screen_wait(Question(text, ("cutover",))):
+            self._ask({"do": "cutover"})
+            self.say("Cutting over ...")
 
     @work
     async def action_stop(self) -> None:

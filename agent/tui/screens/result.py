@@ -111,6 +111,8 @@ def _finished(state: JobState) -> Iterator[str]:
         f"{format_size(state.total)} of disks: {format_size(state.read)} read, "
         f"{format_size(state.wire)} sent, {format_size(state.zero + state.same)} skipped."
     )
+    if state.freeze_s is not None:
+        yield f"Its file systems were frozen for {state.freeze_s * 1000:.0f} ms at the end."
     yield "Every chunk was verified on the converter's disk after it was written."
     yield ""
     yield "Images:"

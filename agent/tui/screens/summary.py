@@ -22,6 +22,7 @@ from p2v.model import planfile
 from p2v.model.command import printable
 from p2v.model.errors import P2VError
 
+_CUTOVERS = ("cut over as soon as it has caught up", "wait, and cut over when told to")
 _VIEWS = ("summary", "command line", "plan file")
 
 
@@ -39,6 +40,8 @@ class SummaryStep(Step):
         """Yield the views of the plan and the warnings."""
         self._plan = self.draft.plan()
         yield Pick(_VIEWS, id="view")
+        if self._plan.live:
+            yield Pick(_CUTOVERS, int(self.draft.wait), id="cutover")
         with VerticalScroll(id="shown", can_focus=True):
             yield Static("", id="text", classes="text", markup=False)
         yield Static("", id="todo", classes="title", markup=False)
@@ -63,6 +66,10 @@ class SummaryStep(Step):
                 lines = planfile.dump(self._plan).splitlines()
                 text = "\n".join(printable(line) for line in lines)
         self.query_one("#text", Static).update(text)
+
+    @on(Pick.Changed, "#cutover")
+    def _take_cutover(self, event: Pick.Changed) -> None:
+        self.draft.wait = bool(event.pick.index)
 
     def _show_warnings(self) -> None:
         warnings = self._plan.warnings
@@ -117,7 +124,7 @@ class SummaryStep(Step):
             return
         self.say("Starting ...")
         try:
-            job = start_job(self._plan, self.draft.target)
+            job = start_job(self._plan, self.draft.target, wait=self.draft.wait)
         except P2VError as error:
             self.fail(error)
             return
