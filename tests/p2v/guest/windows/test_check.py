@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from p2v.guest.edit import DeleteKey
+from p2v.guest.edit import DeleteKey, SetValue
+from p2v.guest.windows import hivefacts
 from p2v.guest.windows.check import check_registry
 from p2v.guest.windows.registry.hive import Hive
 from p2v.guest.windows.values import set_number
 from tests.p2v.guest.windows import building
+from tests.p2v.guest.windows.making import facts_of, planned
 
 PLANNED = (
     set_number("SYSTEM", r"services\STORVSC", "start", 0),
@@ -87,3 +90,34 @@ def test_a_change_that_nobody_planned_is_named(hive, change, named):
     _, (passed, evidence) = hive.checked()
     assert not passed
     assert named in evidence
+
+
+@pytest.mark.parametrize("name", ["SYSTEM", "SYSTEM_2", "SYSTEM_B"])
+def test_the_plan_of_a_real_system_changes_what_it_says_and_leaves_nothing_to_plan(name, tmp_path):
+    facts = facts_of(name)
+    actions = [
+        edit.action
+        for edit in planned(facts).edits
+        if isinstance(edit.action, SetValue | DeleteKey)
+    ]
+    path = tmp_path / "hive"
+    path.write_bytes(building.real(name))
+    with building.hivex(path, write=True) as handle:
+        for action in actions:
+            carry_out(handle, action)
+    after = Hive(path.read_bytes())
+    assert all(check.passed for check in check_registry(Hive(building.real(name)), after, actions))
+    read = hivefacts.read(after)
+    known = replace(facts.windows, control_sets=read.control_sets, interfaces=read.interfaces)
+    assert planned(replace(facts, windows=known)).edits == ()
+
+
+def carry_out(handle, action: SetValue | DeleteKey) -> None:
+    node = handle.root()
+    for part in action.key.split("\\"):
+        node = handle.node_get_child(node, part) or handle.node_add_child(node, part)
+    if isinstance(action, DeleteKey):
+        handle.node_delete_child(node)
+    else:
+        value = {"key": action.name, "t": action.kind, "value": bytes.fromhex(action.data)}
+        handle.node_set_value(node, value)
