@@ -74,7 +74,7 @@ def ours(server: Converter, disk: str, *options: str) -> Way:
         cpu = cpu_of(pid)
         reset_peak(pid)
         argv = [".venv/bin/p2v-agent", "migrate", "--server", server.url, "--disk", disk]
-        argv += ["--name", "bench", "--progress", "none", "--json", *options]
+        argv += ["--name", "bench", "--no-convert", "--progress", "none", "--json", *options]
         cost, out = run(
             ["time", "-f", "%M", "-o", str(server.data / "rss"), *argv], env=server.environment
         )
@@ -97,7 +97,8 @@ def embedded(folder: Path, disk: str, *options: str) -> Way:
     def way() -> Cost:
         folder.mkdir(parents=True, exist_ok=True)
         argv = [".venv/bin/p2v-agent", "migrate", "--to", str(folder), "--disk", disk]
-        cost, _ = run([*argv, "--name", "bench", "--progress", "none", "--json", *options])
+        argv += ["--name", "bench", "--no-convert", "--progress", "none", "--json", *options]
+        cost, _ = run(argv)
         shutil.rmtree(folder)
         return cost
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Protocol
 
-from p2v.service.steps import STEPS, Next
+from p2v.service.steps import STORING_STEPS, Next
 
 if TYPE_CHECKING:
     from p2v.service.migrations import Migrations
@@ -27,11 +27,11 @@ class Engine(Protocol):
 
 
 class InlineEngine:
-    """Runs the steps in the calling thread; what a crash cuts off, `Migrations.recover` repeats."""
+    """Runs the storing steps in the calling thread; `Migrations.recover` repeats what was cut."""
 
     def finish(self, migrations: Migrations, id: str, attempt: int) -> None:
         """Run the steps to their end."""
-        for step in STEPS:
+        for step in STORING_STEPS:
             while (outcome := step(migrations, id)) is Next.AGAIN:
                 time.sleep(RETRY_S)
             if outcome is Next.STOP:

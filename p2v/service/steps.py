@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # ruff: noqa: A002 - `id` is the word of the API
-"""The steps that finish a migration: verify, commit, report.
+"""The steps that finish a migration: verify, commit, convert, report, deploy.
 
 Each can be repeated from its start at any moment, by any process: it looks at the store first, and
 its change of the state there is its last act. Failures end in the store, not in exceptions, so that
@@ -15,11 +15,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from enum import StrEnum
 from functools import wraps
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from p2v.model.document import encode
 from p2v.model.errors import NoRoomError, P2VError
 from p2v.model.migration import MigrationState
+from p2v.service.conversion import convert_guest, not_converted
 from p2v.service.files import write_durably
 
 if TYPE_CHECKING:
@@ -129,12 +131,25 @@ def commit(_migrations: Migrations, _id: str, entry: Entry) -> None:
 
 
 @_step(MigrationState.COMMITTING)
+def convert(migrations: Migrations, id: str, _entry: Entry) -> None:
+    """Make the guest boot as a virtual machine, as far as the plan asks for that.
+
+    A crash leaves what `convert_guest` goes on from. The outcome lies beside the images, and is
+    read from there: this step may have been another process's.
+    """
+    migration = migrations.get(id)
+    convert_guest(migration.plan, [Path(image) for image in migration.images])
+
+
+@_step(MigrationState.COMMITTING)
 def report(migrations: Migrations, id: str, _entry: Entry) -> None:
     """Write down what came of it beside the images; the migration is finished."""
-    migration = replace(migrations.get(id), state=MigrationState.FINISHED)
+    found = migrations.get(id)
+    problem = not_converted([Path(image) for image in found.images])
+    migration = replace(found, state=MigrationState.FINISHED, problem=problem)
     body = json.dumps(encode(migration), indent=2) + "\n"
     write_durably(migrations.folders.path(id) / REPORT_NAME, body.encode())
-    migrations.store.move(id, [MigrationState.COMMITTING], MigrationState.FINISHED)
+    migrations.store.move(id, [MigrationState.COMMITTING], MigrationState.FINISHED, problem=problem)
     log.info("migration %s finished", id)
 
 
@@ -146,4 +161,6 @@ def deploy(migrations: Migrations, id: str) -> Next:
     return Next.GO_ON
 
 
-STEPS: tuple[Step, ...] = (verify, commit, report, deploy)
+STEPS: tuple[Step, ...] = (verify, commit, convert, report, deploy)
+STORING_STEPS: tuple[Step, ...] = (verify, commit, report, deploy)
+"""Those of a converter on the server itself, which has no appliance: `p2v convert` comes later."""

@@ -3,8 +3,8 @@
 
 A workflow begins when the agent has sent everything, and not before: a migration may receive for
 days, and its state then is in the store and the digest maps, which need no process to wait. Each
-hand-over is one workflow, `ID:ATTEMPT`, so that starting it twice runs it once. After a crash DBOS
-repeats the step that was cut off; steps that ended are not run again.
+hand-over is one workflow, `ID:ATTEMPT:VERSION`, so that starting it twice runs it once. After a
+crash DBOS repeats the step that was cut off; steps that ended are not run again.
 
 Importing this module imports DBOS, which takes a second; only `p2v serve` does.
 """
@@ -19,8 +19,9 @@ from p2v.service.engine import RETRY_S
 from p2v.service.migrations import Migrations
 from p2v.service.steps import STEPS, Next, Step
 
-VERSION = "1"
-"""Of the workflow below. A changed sequence of steps needs a new one, and code to end old runs."""
+VERSION = "2"
+"""Of the workflow below. A changed sequence of steps needs a new one: a run of an older version
+that was cut off is then begun anew, as steps can be repeated from their start."""
 _NAME = "finish"
 
 
@@ -66,7 +67,7 @@ class DurableEngine:
 
     def finish(self, migrations: Migrations, id: str, attempt: int) -> None:  # noqa: A002
         """Begin the workflow of this attempt, if it has not begun."""
-        name = f"{id}:{attempt}"
+        name = f"{id}:{attempt}:{VERSION}"
         if DBOS.get_workflow_status(name) is not None:
             return  # begun before the crash; DBOS recovers it
         with SetWorkflowID(name):

@@ -185,13 +185,14 @@ class Agent:
         return process
 
     def words(self, disk: str | Path, *options: str | Path) -> list[str]:
-        """Return the command line of a migration of `disk` to the converter."""
+        """Return the command line of a migration of `disk` to the converter, as it is."""
         given = [str(option) for option in options]
         if "--to" not in given and "--server" not in given:
             given = ["--server", self.address, *given]
         if "--name" not in given:
             given += ["--name", "e2e"]
-        return ["migrate", "--disk", str(disk), *given, "--progress", "none", "--json"]
+        words = ["migrate", "--disk", str(disk), *given, "--no-convert"]
+        return [*words, "--progress", "none", "--json"]
 
     def migrate(
         self, disk: str | Path, *options: str | Path, code: int = 0, timeout_s: float = RUN_S
