@@ -164,6 +164,7 @@ class Bar:
         )
         self._task = self._progress.add_task("starting", total=None, figures="")
         self._problem = ""
+        self._outlook = ""
 
     def __enter__(self) -> Bar:
         self._progress.start()
@@ -178,6 +179,9 @@ class Bar:
         if state.problem and state.problem != self._problem:
             self._progress.console.print(f"waiting: {state.problem}", markup=False)
         self._problem = state.problem
+        if state.outlook is not None and state.outlook.text != self._outlook:
+            self._outlook = state.outlook.text
+            self._progress.console.print(self._outlook, markup=False)
         self._progress.update(
             self._task,
             description="waiting" if state.problem else state.phase,

@@ -33,7 +33,7 @@ from agent.live.writes import Writes
 from agent.stream.lane import Counters
 from p2v.model.errors import FreezeError, NotLiveError, ProtocolError, TooBusyError, UsageError
 from p2v.model.plan import Plan
-from p2v.model.units import KiB, MiB
+from p2v.model.units import KiB, MiB, format_size
 
 log = logging.getLogger(__name__)
 
@@ -127,12 +127,14 @@ class LiveCapture(Captured):
         self._freezes: list[Freeze] = []
         self._troubles: list[str] = []
         self._in_a_row = 0
+        self._since = time.monotonic()
         super().__init__(sources, self._settle(sources))
         writes.know(self.layouts)
 
     def capture(self, sender: Sender, *, compare: bool) -> Counters:
         """Send passes, then what the freeze shows; return what all that took."""
         total = Counters()
+        self._look(sender)
         total.add(self._whole(sender, compare=compare))
         while True:
             if self._writes.doubts:
@@ -219,6 +221,14 @@ class LiveCapture(Captured):
             expected.describe(), dirty=dirty, churn=expected.churn, freeze_s=expected.freeze_s
         )
         return expected
+
+    def _look(self, sender: Sender) -> None:
+        """Say what is known before the first pass: how much is written."""
+        dirty = self._writes.bytes
+        churn = dirty / max(time.monotonic() - self._since, 0.001)
+        text = f"{format_size(churn)}/s are written; freezing takes "
+        text += f"{format_seconds(self._limits.overhead_s)} by itself."
+        sender.outlook(text, dirty=dirty, churn=churn, freeze_s=self._limits.overhead_s)
 
     def _wait(self, sender: Sender) -> bool:
         """Wait for the cut-over; return False when the image wants another pass meanwhile."""

@@ -123,7 +123,7 @@ def _more(dirty: int, churn: float, rate: float, limits: Limits) -> int | None:
     while left / limits.read_rate + limits.overhead_s > GOAL_S and count < MAX_PASSES:
         left *= churn / rate
         count += 1
-    return count
+    return count if count < MAX_PASSES else None
 
 
 def format_seconds(seconds: float) -> str:

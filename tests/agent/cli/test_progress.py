@@ -4,12 +4,13 @@ from __future__ import annotations
 import io
 import json
 import sys
+from dataclasses import replace
 
 import pytest
 
 from agent.cli import progress
 from agent.cli.progress import Bar, JsonLines, Rate, Silent, figures, format_time, make_display
-from agent.migration import Progress
+from agent.migration import Outlook, Progress
 from agent.stream.lane import Counters
 from p2v.model.units import GiB, MiB, TiB
 
@@ -114,3 +115,30 @@ def test_silence(capsys):
     with Silent() as display:
         display.show(state())
     assert capsys.readouterr() == ("", "")
+
+
+OUTLOOK = Outlook("2.0 MiB/s are written.", 5 * MiB, 2.0 * MiB, 0.04321)
+
+
+def test_json_lines_say_what_a_live_capture_expects(capsys):
+    with JsonLines() as display:
+        display.show(replace(state(phase="delta"), outlook=OUTLOOK))
+    line = json.loads(capsys.readouterr().err)
+    assert (line["dirty"], line["churn"], line["freeze_s"]) == (5 * MiB, 2 * MiB, 0.0432)
+    assert line["outlook"] == OUTLOOK.text
+
+
+def test_a_bar_says_once_what_a_live_capture_expects(capsys):
+    with Bar() as display:
+        for phase in ("delta", "delta", "waiting"):
+            display.show(replace(state(phase=phase), outlook=OUTLOOK))
+    assert capsys.readouterr().err.count(OUTLOOK.text) == 1
+
+
+def test_each_pass_has_a_rate_of_its_own():
+    rate = Rate()
+    rate.add(state(done=0, elapsed=0.0))
+    rate.add(state(done=1000 * MiB, elapsed=10.0))
+    rate.add(state(done=0, elapsed=10.5, phase="delta", total=20 * MiB))
+    found, _ = rate.add(state(done=10 * MiB, elapsed=11.5, phase="delta", total=20 * MiB))
+    assert found == 10 * MiB
