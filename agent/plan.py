@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from agent.capture.allocation import mappable
-from agent.vm import disk_use, planned_vm
+from agent.vm import VmChoices, chosen_vm, disk_use, planned_vm
 from p2v.model.errors import NoSuchDiskError, UsageError
 from p2v.model.machine import ContentKind, Disk, Machine, Partition
 from p2v.model.plan import (
@@ -58,6 +58,7 @@ class Choices:
     bwlimit: int = 0
     compress_image: bool = False
     convert: bool = True
+    vm: VmChoices = field(default_factory=VmChoices)
 
 
 def make_plan(machine: Machine, choices: Choices) -> Plan:
@@ -86,7 +87,7 @@ def make_plan(machine: Machine, choices: Choices) -> Plan:
         compress_image=choices.compress_image,
         convert=choices.convert,
         warnings=tuple(dict.fromkeys(_warnings(machine, disks, excluded, choices))),
-        vm=planned_vm(machine, disks),
+        vm=chosen_vm(planned_vm(machine, disks), choices.vm),
     )
 
 

@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
+from p2v.model.errors import UsageError
 from p2v.model.machine import Disk, FirmwareKind, Load, Machine, NicKind
 from p2v.model.plan import PlannedDisk, Treatment
 from p2v.model.vm import OsFamily, SecureBoot, VmLoad, VmNic, VmSettings
@@ -12,6 +14,49 @@ from p2v.model.vm import OsFamily, SecureBoot, VmLoad, VmNic, VmSettings
 _WINDOWS = {"ntfs", "BitLocker", "ldm", "ReFS"}
 _LINUX = {"ext2", "ext3", "ext4", "xfs", "btrfs", "LVM2_member", "linux_raid_member", "crypto_LUKS"}
 _CARDS = (NicKind.PHYSICAL, NicKind.BOND)
+
+
+@dataclass(frozen=True, slots=True)
+class VmChoices:
+    """What the user wants of the virtual machine; what is empty or 0 is as on the source.
+
+    `networks` are the name of an interface, that of the host's network, and the VLAN or 0.
+    """
+
+    create: bool = False
+    host: str = ""
+    storage: str = ""
+    cpus: int = 0
+    memory: int = 0
+    networks: tuple[tuple[str, str, int], ...] = ()
+    connected: bool = True
+    clustered: bool = False
+    power_on: bool = False
+
+
+def chosen_vm(settings: VmSettings, choices: VmChoices) -> VmSettings:
+    """Return the settings with the user's choices.
+
+    Raises:
+        UsageError: a network is for an interface that there is not.
+    """
+    known = {nic.name: nic for nic in settings.nics}
+    for name, network, vlan in choices.networks:
+        if name not in known:
+            there = ", ".join(known) or "none"
+            raise UsageError(problem=f"there is no interface '{name}' here; there are: {there}")
+        known[name] = replace(known[name], network=network, vlan=vlan)
+    return replace(
+        settings,
+        create=choices.create,
+        host=choices.host,
+        storage=choices.storage,
+        cpus=choices.cpus or settings.cpus,
+        memory=choices.memory or settings.memory,
+        nics=tuple(replace(nic, connected=choices.connected) for nic in known.values()),
+        clustered=choices.clustered,
+        power_on=choices.power_on,
+    )
 
 
 def planned_vm(machine: Machine, disks: Sequence[Disk]) -> VmSettings:

@@ -6,10 +6,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from agent.cli.vm_options import LOAD_WINDOW_S, add_vm_options, vm_choices_from
 from agent.inventory.collect import collect
 from agent.plan import Choices, make_plan
 from p2v.model import planfile
 from p2v.model.errors import UsageError
+from p2v.model.machine import Machine
 from p2v.model.plan import Capture, Codec, ImageFormat, Plan
 from p2v.model.units import parse_size
 
@@ -77,6 +79,7 @@ def add_plan_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--no-convert", action="store_true", help="leave the guest in the image as it is"
     )
+    add_vm_options(parser)
 
 
 def choices_from(args: argparse.Namespace) -> Choices:
@@ -93,6 +96,7 @@ def choices_from(args: argparse.Namespace) -> Choices:
         bwlimit=args.bwlimit,
         compress_image=args.compress_image,
         convert=not args.no_convert,
+        vm=vm_choices_from(args),
     )
 
 
@@ -103,9 +107,17 @@ def plan_from(choices: Choices) -> Plan:
         NoSuchDiskError: a chosen disk does not exist.
         UsageError: see `agent.plan.make_plan`.
     """
-    if not choices.disks:
-        return make_plan(collect(), choices)  # says which disks there are
-    return make_plan(collect(choices.disks), choices)
+    return make_plan(look_for(choices), choices)
+
+
+def look_for(choices: Choices) -> Machine:
+    """Return the machine with the chosen disks; with all of them where none is chosen.
+
+    Raises:
+        NoSuchDiskError: a chosen disk does not exist.
+    """
+    # Only a machine that is to be placed is watched: it takes seconds.
+    return collect(choices.disks, LOAD_WINDOW_S if choices.vm.create else 0)
 
 
 def read_plan(path: Path) -> Plan:

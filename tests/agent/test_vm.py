@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from agent.plan import Choices, make_plan
-from agent.vm import planned_vm
+from agent.vm import VmChoices, chosen_vm, planned_vm
 from p2v.model import planfile
+from p2v.model.errors import UsageError
 from p2v.model.machine import (
     Disk,
     DiskLoad,
@@ -33,6 +34,8 @@ def machine(request):
 
 def test_every_recorded_machine_gets_a_virtual_machine_that_its_plan_keeps(machine):
     names = tuple(disk.name for disk in machine.disks)
+    if not names:
+        pytest.skip("there is no disk to plan")
     plan = make_plan(machine, Choices(disks=names))
     assert plan.vm.memory > 0 and plan.vm.cpus > 0
     assert all(0 <= disk.used <= disk.size for disk in plan.disks)
@@ -88,3 +91,27 @@ def test_the_disks_tell_whose_signatures_are_wanted(server, content, family, sec
     disk = Disk("sda", "/dev/sda", GiB, partitions=(Partition(1, 0, GiB, content=content),))
     vm = planned_vm(server, [disk])
     assert (vm.os, vm.secure_boot) == (family, secure_boot)
+
+
+def test_the_users_choices_take_the_place_of_what_was_found(server):
+    found = planned_vm(server, [])
+    wanted = VmChoices(
+        create=True,
+        host="hv1",
+        memory=2 * GiB,
+        networks=(("eno3", "LAN", 20),),
+        connected=False,
+        power_on=True,
+    )
+    vm = chosen_vm(found, wanted)
+    assert (vm.create, vm.host, vm.memory, vm.cpus) == (True, "hv1", 2 * GiB, found.cpus)
+    assert vm.nics == (
+        VmNic("bond0", "52:54:00:00:00:01", connected=False),
+        VmNic("eno3", "52:54:00:00:00:03", "LAN", 20, connected=False),
+    )
+    assert chosen_vm(found, VmChoices()) == found
+
+
+def test_a_network_for_an_interface_that_is_not_there_is_refused(server):
+    with pytest.raises(UsageError, match="there are: bond0, eno3"):
+        chosen_vm(planned_vm(server, []), VmChoices(networks=(("eth7", "LAN", 0),)))

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The options that say which virtual machine is made, and where; shared by `plan` and `migrate`."""
+
+from __future__ import annotations
+
+import argparse
+import re
+
+from agent.vm import VmChoices
+from p2v.model.errors import UsageError
+from p2v.model.units import parse_size
+
+BEST = "best"
+"""Instead of a host's name: the one with the most stars."""
+LOAD_WINDOW_S = 5.0
+"""How long the source is watched for what the virtual machine will ask of its host."""
+_NETWORK = re.compile(r"(?P<nic>[^=]+)=(?P<network>.*?)(:(?P<vlan>\d{1,4}))?")
+
+
+def add_vm_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that `vm_choices_from` reads."""
+    group = parser.add_argument_group("the virtual machine (docs/hosts.md)")
+    group.add_argument(
+        "--host",
+        metavar=f"NAME|{BEST}",
+        default="",
+        help="have the converter make the machine on this host, or on the one with most stars",
+    )
+    group.add_argument("--storage", default="", help="the host's datastore, pool or folder")
+    group.add_argument("--cpus", type=int, default=0, help="virtual processors (default: as here)")
+    group.add_argument("--memory", type=parse_size, default=0, help="default: as here")
+    group.add_argument(
+        "--network",
+        action="append",
+        default=[],
+        metavar="NIC=NETWORK[:VLAN]",
+        help="connect an interface of this machine to the host's network; may be repeated",
+    )
+    group.add_argument(
+        "--unplugged", action="store_true", help="leave cables out until somebody looked at it"
+    )
+    group.add_argument("--clustered", action="store_true", help="make it highly available")
+    group.add_argument("--power-on", action="store_true", help="start it when it is made")
+
+
+def vm_choices_from(args: argparse.Namespace) -> VmChoices:
+    """Return the choices in `args`, a command line parsed with `add_vm_options`.
+
+    Raises:
+        UsageError: a network is not like ``eno1=LAN:20``.
+    """
+    return VmChoices(
+        create=bool(args.host),
+        host="" if args.host == BEST else args.host,
+        storage=args.storage,
+        cpus=args.cpus,
+        memory=args.memory,
+        networks=tuple(_network(text) for text in args.network),
+        connected=not args.unplugged,
+        clustered=args.clustered,
+        power_on=args.power_on,
+    )
+
+
+def _network(text: str) -> tuple[str, str, int]:
+    found = _NETWORK.fullmatch(text)
+    if found is None:
+        raise UsageError(problem=f"--network {text} is not like eno1=LAN or eno1=LAN:20")
+    return found["nic"], found["network"], int(found["vlan"] or 0)
