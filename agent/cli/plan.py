@@ -7,7 +7,10 @@ import argparse
 import json
 import sys
 
-from agent.cli.plan_options import add_plan_options, choices_from, plan_from
+from agent.cli.plan_options import add_plan_options, choices_from, look_for
+from agent.plan import make_plan
+from agent.preflight.check import preflight
+from agent.preflight.finding import Level
 from p2v.model import planfile
 from p2v.model.command import Subparsers, printable
 
@@ -26,12 +29,18 @@ def register(subparsers: Subparsers) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the plan on stdout and its warnings on stderr."""
-    plan = plan_from(choices_from(args))
+    """Print the plan on stdout, its warnings and what preflight finds critical on stderr."""
+    choices = choices_from(args)
+    machine = look_for(choices)
+    plan = make_plan(machine, choices)
     if args.json:
         print(json.dumps(planfile.to_json(plan), indent=2))
         return 0
     sys.stdout.write(planfile.dump(plan))
+    for finding in preflight(machine):
+        if finding.level is Level.CRITICAL:
+            said = f"{finding.message} {finding.action}".rstrip()
+            print(f"critical: {printable(said)}", file=sys.stderr)
     for warning in plan.warnings:
         print(f"warning: {printable(warning)}", file=sys.stderr)
     return 0

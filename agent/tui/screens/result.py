@@ -4,23 +4,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import ClassVar
 
+from textual import work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
 from textual.widgets import Static
 
+from agent import tools
 from agent.cli.progress import format_time
 from agent.job.folder import Job
 from agent.job.launch import Target, resume_job
 from agent.job.state import JobState
+from agent.tui.screens.question import Question
 from agent.tui.step import Step
 from p2v.model.command import printable
 from p2v.model.errors import P2VError
 from p2v.model.units import format_size
 
 _READ_ERRORS = 20
+LIVE_MEDIUM = Path("/run/live/medium")
+"""Where live-boot mounts what it started from: there the system is ours to end."""
+_POWER = "End the live system? Type poweroff or reboot. This machine's disks were not changed."
 
 
 class ResultStep(Step):
@@ -32,6 +39,7 @@ class ResultStep(Step):
         Binding("escape,ctrl+b", "none", show=False),
         Binding("r", "resume", "Resume"),
         Binding("n", "again", "New migration"),
+        Binding("o", "power", "Power off/reboot"),
         Binding("ctrl+x", "app.leave", "Quit", key_display="^X", priority=True),
     ]
 
@@ -65,6 +73,22 @@ class ResultStep(Step):
             self.wizard.watch_job(resume_job(self._state.migration, where))
         except P2VError as error:
             self.fail(error)
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Offer to end the system only where it is the live one."""
+        return (
+            LIVE_MEDIUM.exists() if action == "power" else super().check_action(action, parameters)
+        )
+
+    @work
+    async def action_power(self) -> None:
+        """Ask whether to power off or start anew; ^X leaves to a shell."""
+        word = await self.app.push_screen_wait(Question(_POWER, ("poweroff", "reboot")))
+        if word:
+            try:
+                tools.run(["systemctl", word])
+            except P2VError as error:
+                self.fail(error)
 
     def action_again(self) -> None:
         """Start another migration."""
