@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e.network import SEED, Network
 from tests.e2e.running import Agent, Converter, home
 from tests.e2e.sources import Disk, Spec, build
 
@@ -124,3 +125,28 @@ def image_of(shared_agent: Agent) -> Iterator[Callable[..., tuple[Path, dict]]]:
     yield get
     for image in made:
         image.unlink()
+
+
+@pytest.fixture
+def network() -> Iterator[Network]:
+    with Network(SEED).built() as network:
+        yield network
+
+
+@pytest.fixture
+def far_away(network: Network, tmp_path: Path) -> Iterator[tuple[Converter, Agent]]:
+    """A converter, and an agent at the other end of `network`."""
+    converter = Converter(tmp_path / "data")
+    converter.host = network.converter
+    converter.start()
+    try:
+        secrets = {"P2V_TOKEN": converter.token(), "P2V_FINGERPRINT": converter.fingerprint}
+        env = home(tmp_path / "home", **secrets)
+        agent = Agent(env, converter.address, prefix=tuple(network.prefix))
+        try:
+            yield converter, agent
+        finally:
+            agent.end()
+    finally:
+        converter.stop()
+        shutil.rmtree(converter.data)

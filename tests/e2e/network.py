@@ -11,11 +11,15 @@ import os
 import select
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from random import Random
 
 from tests.e2e.running import tool
+
+SEED = int(os.environ.get("P2V_SEED", "0")) or time.time_ns() % 1_000_000
+"""Where a test's moments come from; a run that failed is repeated with P2V_SEED."""
 
 _SERVER, _CLIENT, _BITS = "10.213.77.1", "10.213.77.2", 30
 _MTU = 9000

@@ -4,8 +4,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -21,11 +19,8 @@ from p2v.model.errors import MigrationBusyError
 from p2v.model.units import MiB
 from p2v.service.lease import GRACE_S
 from p2v.service.receiver import CHECKPOINT_SECONDS
-from tests.e2e.network import Network
-from tests.e2e.running import P2V, Agent, Converter, home, run, tool, wait_for
-
-SEED = int(os.environ.get("P2V_SEED", "0")) or time.time_ns() % 1_000_000
-"""Where the moments come from; a run that failed is repeated with P2V_SEED."""
+from tests.e2e.network import SEED
+from tests.e2e.running import P2V, Agent, Converter, run, tool, wait_for
 
 FORMATS = (
     ("vhdx", ()),
@@ -240,31 +235,6 @@ def test_a_migration_that_is_interrupted_all_the_time_ends_all_the_same(
             migration.resume()
         migration.sends()  # an agent that never reached its converter gives up
     migration.end(300)
-
-
-@pytest.fixture
-def network() -> Iterator[Network]:
-    with Network(SEED).built() as network:
-        yield network
-
-
-@pytest.fixture
-def far_away(network: Network, tmp_path: Path) -> Iterator[tuple[Converter, Agent]]:
-    """A converter, and an agent at the other end of `network`."""
-    converter = Converter(tmp_path / "data")
-    converter.host = network.converter
-    converter.start()
-    try:
-        secrets = {"P2V_TOKEN": converter.token(), "P2V_FINGERPRINT": converter.fingerprint}
-        env = home(tmp_path / "home", **secrets)
-        agent = Agent(env, converter.address, prefix=tuple(network.prefix))
-        try:
-            yield converter, agent
-        finally:
-            agent.end()
-    finally:
-        converter.stop()
-        shutil.rmtree(converter.data)
 
 
 @pytest.mark.root
