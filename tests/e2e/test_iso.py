@@ -14,7 +14,12 @@ from tests.e2e.running import run, tool
 from tests.e2e.sources import Spec, digest_of
 from tests.e2e.test_boot import boot
 
-pytestmark = [pytest.mark.root, pytest.mark.qemu, pytest.mark.timeout(2400)]
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.qemu,
+    pytest.mark.slow,
+    pytest.mark.timeout(2400),
+]
 
 ROOT = Path(__file__).parents[2]
 MIGRATION_S = 1800.0
