@@ -118,6 +118,10 @@ class Deployer:
         vm = migration.plan.vm
         if vm is not None and vm.create and self.store.find(migration.id) is None:
             self.store.want(migration.id, vm)
+            if migration.problem:
+                # A guest that is not ready for its new hardware; by hand it can still be made.
+                problem = f"No machine is made of a guest like this: {migration.problem}"
+                self.store.failed(migration.id, problem, ())
         found = self.store.find(migration.id)
         return found if found is not None and found.state in _GOING else None
 

@@ -223,6 +223,17 @@ def test_somebody_may_ask_for_a_machine_later_and_again(deployer, host, migratio
     assert deployer.store.find(migration.id).state is DeploymentState.MADE
 
 
+def test_a_guest_that_could_not_be_converted_is_made_by_hand_only(deployer, host, migration):
+    broken = replace(migration, problem="The guest is hibernated.")
+    deployer.run(broken)
+    found = deployer.store.find(migration.id)
+    assert found.state is DeploymentState.FAILED and "hibernated" in found.problem
+    assert host.orders == []
+    deployer.want(broken, migration.plan.vm)
+    deployer.run(broken)
+    assert deployer.store.find(migration.id).state is DeploymentState.MADE
+
+
 def test_images_that_are_not_finished_make_no_machine(deployer, migration):
     with pytest.raises(MigrationStateError):
         deployer.want(replace(migration, state=MigrationState.PAUSED), migration.plan.vm)
