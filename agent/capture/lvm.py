@@ -207,8 +207,9 @@ class SnapshotCapture(Captured):
     def notes(self) -> tuple[str, ...]:
         """What came out differently from the plan, in words."""
         names = ", ".join(one.volume.path for one in self._found.wanted)
-        apart = f"their instants are up to {self._snapshots.spread_s:.1f} s apart"
-        said = [f"captured through LVM snapshots of {names}; {apart}"] if names else []
+        said = [f"captured through LVM snapshots of {names}"] if names else []
+        if self._snapshots.spread_s:
+            said.append(f"their instants are up to {self._snapshots.spread_s:.1f} s apart")
         return (*super().notes, *said, *(f"not captured by {text}" for text in self._refused))
 
     def report(self) -> dict[str, Any]:

@@ -43,13 +43,13 @@ class Snapshots:
         self._tag = f"{_TAG}_{os.getpid()}_{_started(os.getpid())}_{secrets.token_hex(4)}"
         self._names: dict[str, str] = {}
         self.spread_s = 0.0
-        """How far apart in time the first and the last were made."""
+        """How far apart in time the first and the last were made, at most."""
         self._reaper = _start_reaper(self._tag)
         try:
             begun = time.monotonic()
             for one in wanted:
-                begun = begun if self._names else time.monotonic()
                 self._names[one.volume.path] = _create(one, self._tag)
+            if len(wanted) > 1:
                 self.spread_s = time.monotonic() - begun
         except BaseException:
             self.close()
