@@ -8,6 +8,7 @@ import getpass
 import os
 import re
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,13 @@ from p2v.cli.output import print_json, print_pairs, print_styled, size
 from p2v.cli.serve import DEFAULT_DATA
 from p2v.hosts.connection import ConnectionKind
 from p2v.model.command import Parser, Subparsers, printable
-from p2v.model.errors import NoSuchHostError, NoSuitableHostError, UsageError
+from p2v.model.errors import (
+    HostError,
+    NoSuchHostError,
+    NoSuchMigrationError,
+    NoSuitableHostError,
+    UsageError,
+)
 from p2v.model.pairing import parse_fingerprint
 from p2v.model.planfile import load, to_json
 from p2v.model.units import format_size, parse_size
@@ -25,6 +32,8 @@ from p2v.placement.rating import Goal, Rating, Weights
 from p2v.service.adminclient import AdminClient
 
 PASSWORD_VARIABLE = "P2V_HOST_PASSWORD"  # noqa: S105 - its name
+_GOING = ("wanted", "making")
+_POLL_S = 0.5
 _MIGRATION = re.compile(r"[a-z0-9-]{1,63}")
 
 
@@ -48,6 +57,7 @@ def register(subparsers: Subparsers) -> None:
     refresh = actions.add_parser("refresh", help="measure all hosts now")
     refresh.set_defaults(run=run_refresh)
     _register_rate(actions)
+    _register_deploy(actions)
     for action in (listing, show, remove, refresh):
         _common(action, argparse.SUPPRESS, json_default=argparse.SUPPRESS)
 
@@ -104,6 +114,20 @@ def _register_rate(actions: argparse._SubParsersAction[Parser]) -> None:
     rate.add_argument("--explain", action="store_true", help="show every term with its numbers")
     _common(rate, argparse.SUPPRESS, json_default=argparse.SUPPRESS)
     rate.set_defaults(run=run_rate)
+
+
+def _register_deploy(actions: argparse._SubParsersAction[Parser]) -> None:
+    deploy = actions.add_parser(
+        "deploy",
+        help="make the virtual machine of a finished migration",
+        epilog="Exit code 71: it could not be made; what was begun is taken back.",
+    )
+    deploy.add_argument("migration", metavar="MIGRATION")
+    deploy.add_argument("--host", metavar="HOST", help="default: the plan's, or the best")
+    deploy.add_argument("--storage", help="the host's datastore, pool, repository or folder")
+    deploy.add_argument("--power-on", action="store_true", default=None, help="start it")
+    _common(deploy, argparse.SUPPRESS, json_default=argparse.SUPPRESS)
+    deploy.set_defaults(run=run_deploy)
 
 
 # --- connections ---------------------------------------------------------------------------------
@@ -263,6 +287,31 @@ def run_remove(args: argparse.Namespace) -> int:
     if args.json:
         print_json({"removed": args.name})
     return 0
+
+
+# --- machines ------------------------------------------------------------------------------------
+
+
+def run_deploy(args: argparse.Namespace) -> int:
+    """Have the machine made, and wait for what comes of it."""
+    if not _MIGRATION.fullmatch(args.migration):
+        raise NoSuchMigrationError(id=args.migration)
+    client = AdminClient(args.data)
+    wanted = {"host": args.host, "storage": args.storage, "power_on": args.power_on}
+    client.call("POST", f"/admin/migrations/{args.migration}/machine", wanted)
+    while (found := client.call("GET", f"/migrations/{args.migration}/machine"))["state"] in _GOING:
+        time.sleep(_POLL_S)
+    if args.json:
+        print_json(found)
+    elif found["state"] == "made":
+        print(f"Made on {printable(found['host'])}: {printable(found['machine'])}.")
+    for each in found["undone"] if not args.json else ():
+        print(f"taken back: {printable(each)}", file=sys.stderr)
+    if found["state"] == "made":
+        return 0
+    if args.json:
+        return HostError.exit_code
+    raise HostError(host=found["host"] or "The converter", problem=found["problem"].rstrip("."))
 
 
 # --- ratings -------------------------------------------------------------------------------------

@@ -222,6 +222,15 @@ def test_an_unfinished_migration_has_no_script(p2v, running):
     assert p2v("script", running.create(), "--kind", "hyperv", "--storage", "x")[0] == 15
 
 
+def test_deploy_waits_and_says_why_it_failed(p2v, known, finished):
+    code, _, err = p2v("hosts", "deploy", finished[0], "--host", "hv1")
+    assert code == 71 and "p2v script" in err
+    code, out, _ = p2v("hosts", "deploy", finished[0], "--host", "hv1", "--json")
+    assert code == 71 and json.loads(out)["state"] == "failed"
+    assert p2v("hosts", "deploy", "nothing-1")[0] == 14
+    assert p2v("hosts", "deploy", "../x")[0] == 14
+
+
 def test_a_machine_that_can_not_be_made_says_why(running, known, finished):
     name = finished[0]
     assert running.client().call("GET", f"/migrations/{name}/machine").status == 409
