@@ -36,7 +36,7 @@ from p2v.guest.report_page import write_page
 from p2v.guest.steps import checker, planner
 from p2v.guest.target import NicAddress, Platform, Target
 from p2v.images.check import check_image
-from p2v.images.open import open_reader, probe
+from p2v.images.open import open_reader
 from p2v.model.document import decode, encode
 from p2v.model.errors import ImageError, P2VError
 from p2v.model.machine import FirmwareKind, Problem, Severity
@@ -128,9 +128,9 @@ def _open_formats(request: Request) -> Iterator[ImageFormat]:
         ImageError: one is damaged, incomplete or not supported. QEMU is never given such a file.
     """
     for index, image in enumerate(request.images):
-        known = request.formats[index] if request.formats else probe(image)
-        with closing(open_reader(image, known)):
-            pass
+        given = request.formats[index] if request.formats else None
+        with closing(open_reader(image, given)) as reader:
+            known = reader.format
         if known is not ImageFormat.RAW:
             result = check_image(image)
             if result.errors:

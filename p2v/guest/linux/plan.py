@@ -9,6 +9,7 @@ from p2v.guest.edit import Edit, Edits, Refusal
 from p2v.guest.facts import GuestFacts
 from p2v.guest.linux.drivers import DISPLAY, unfit
 from p2v.guest.linux.facts import DriverState, Kernel
+from p2v.guest.linux.interfaces import interfaces
 from p2v.guest.linux.steps import linux, load_steps
 from p2v.guest.report import Detail
 from p2v.guest.target import Platform, Target
@@ -44,9 +45,11 @@ def details(facts: GuestFacts) -> Iterator[Detail]:
             f"{', '.join(here) or 'no driver for a VM'}; in its initramfs: "
             f"{', '.join(kernel.in_initramfs) or 'none of them'}",
         )
-    steps = [step for step in load_steps() if step.FILES]
-    read = {file.path for file in linux(facts).files}
-    yield Detail("configuration read", ", ".join(sorted(read)) if steps else "")
+    names = (
+        f"{one.name} ({one.mac or 'MAC unknown'}, {one.style})" for one in interfaces(linux(facts))
+    )
+    yield Detail("network", ", ".join(names))
+    yield Detail("configuration read", ", ".join(file.path for file in linux(facts).files))
 
 
 def _no_kernel(facts: GuestFacts, target: Target) -> Refusal | None:
