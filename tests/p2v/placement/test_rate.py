@@ -9,7 +9,7 @@ import re
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from p2v.model.errors import UsageError
@@ -252,6 +252,7 @@ def _plan():
     return Plan("p", (PlannedDisk("sda", "/dev/sda", 50 * GiB),), vm=settings)
 
 
+@settings(deadline=None)
 @given(hosts(), policies)
 def test_stars_are_half_steps_and_zero_has_a_reason(host, policy):
     rating = rate(_plan(), host, policy)
@@ -259,6 +260,7 @@ def test_stars_are_half_steps_and_zero_has_a_reason(host, policy):
     assert (rating.stars == 0) == bool(rating.reasons)
 
 
+@settings(deadline=None)
 @given(hosts(), policies, st.data())
 def test_more_load_never_raises_the_stars_of_a_balanced_placement(host, policy, data):
     policy = replace(policy, goal=Goal.BALANCE)
@@ -269,6 +271,7 @@ def test_more_load_never_raises_the_stars_of_a_balanced_placement(host, policy, 
     assert rate(_plan(), loaded(host, **{name: more}), policy).stars <= before
 
 
+@settings(deadline=None)
 @given(hosts(), policies, st.floats(1, 5))
 def test_a_busier_machine_never_gets_more_stars_by_balance(host, policy, factor):
     policy = replace(policy, goal=Goal.BALANCE)
@@ -278,6 +281,7 @@ def test_a_busier_machine_never_gets_more_stars_by_balance(host, policy, factor)
     assert rate(busier, host, policy).stars <= rate(plan, host, policy).stars
 
 
+@settings(deadline=None)
 @given(hosts(), policies, st.floats(1, 3))
 def test_consolidation_prefers_the_fuller_host_until_it_is_full(host, policy, factor):
     policy = replace(policy, goal=Goal.CONSOLIDATE)
@@ -287,6 +291,7 @@ def test_consolidation_prefers_the_fuller_host_until_it_is_full(host, policy, fa
         assert after.stars >= rate(_plan(), host, policy).stars
 
 
+@settings(deadline=None)
 @given(st.lists(hosts(), max_size=6), policies, st.randoms())
 def test_the_order_of_hosts_is_irrelevant(found, policy, rng: random.Random):
     named = [replace(host, name=f"h{number}") for number, host in enumerate(found)]
@@ -295,6 +300,7 @@ def test_the_order_of_hosts_is_irrelevant(found, policy, rng: random.Random):
     assert rank(plan, map(Candidate, named), policy) == rank(plan, map(Candidate, shuffled), policy)
 
 
+@settings(deadline=None)
 @given(hosts(), policies)
 def test_the_words_and_the_score_agree_with_the_numbers(host, policy):
     rating = rate(_plan(), host, policy)
@@ -314,6 +320,7 @@ def test_the_words_and_the_score_agree_with_the_numbers(host, policy):
         assert rating.score == pytest.approx(sum(term.stars for term in rating.terms))
 
 
+@settings(deadline=None)
 @given(hosts(), policies)
 def test_a_rating_survives_json(host, policy):
     rating = rate(_plan(), host, policy)

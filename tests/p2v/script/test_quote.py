@@ -3,7 +3,7 @@ import re
 import subprocess
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from p2v.model.errors import UsageError
@@ -27,6 +27,7 @@ def test_a_nasty_name_is_one_expression_of_powershell(text):
     check_powershell(text)
 
 
+@settings(deadline=None)
 @given(printable)
 def test_any_name_is_one_expression_of_powershell(text):
     check_powershell(text)
@@ -58,6 +59,7 @@ def test_what_can_not_be_printed_is_refused(text):
             quote(text)
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_a_label_is_one_of_a_host(text):
     assert re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?", label(text))
