@@ -17,7 +17,7 @@ from pathlib import Path
 from tests.e2e.running import tool
 
 CACHE = Path(__file__).parents[2] / ".cache"
-GUEST_S = 1700
+GUEST_S = 3000
 MEMORY_MIB = 768
 _PACKAGES = (
     "linux-image-cloud-amd64,systemd-sysv,udev,initramfs-tools,lvm2,mdadm,iproute2,e2fsprogs,"

@@ -23,7 +23,7 @@ pytestmark = [
     pytest.mark.root,
     pytest.mark.qemu,
     pytest.mark.slow,
-    pytest.mark.timeout(3600),
+    pytest.mark.timeout(7200),
 ]
 
 # A record is whole if its second word belongs to its first, and follows the one before it.
