@@ -9,14 +9,13 @@ from collections.abc import Iterator, Sequence
 from p2v.guest.appliance import Appliance
 from p2v.guest.edit import Area, Edit, WriteFile
 from p2v.guest.facts import GuestFacts
-from p2v.guest.linux.devices import find_volume, is_fragile, stable_name
+from p2v.guest.linux.devices import CRYPTTAB, find_volume, is_fragile, stable_name
 from p2v.guest.linux.facts import MAX_TEXT
 from p2v.guest.linux.steps import linux
 from p2v.guest.report import Check
 from p2v.guest.target import Target
 from p2v.model.machine import Problem
 
-CRYPTTAB = "/etc/crypttab"
 FILES: tuple[str, ...] = (CRYPTTAB,)
 PATHS: tuple[str, ...] = ()
 

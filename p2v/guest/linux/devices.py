@@ -11,6 +11,7 @@ import re
 
 from p2v.guest.facts import GuestFacts, Volume
 
+CRYPTTAB = "/etc/crypttab"
 _PARTITION = re.compile(
     r"/dev/(?:"
     r"(?P<letters>[shv]d|xvd)(?P<letter>[a-z]{1,2})(?P<n1>\d{1,3})"
@@ -36,11 +37,20 @@ def is_fragile(name: str) -> bool:
 def find_volume(name: str, facts: GuestFacts, mount_point: str = "") -> Volume | None:
     """Return the volume that a name in the guest's configuration means, None if it is not there.
 
+    The name of an opened encrypted volume means the one that /etc/crypttab opens by it.
+
     Args:
         name: `UUID=...`, `/dev/sda2`, `/dev/mapper/vg-root`, ...
         facts: of the guest.
         mount_point: where the line that holds the name mounts it; decides for fragile names.
     """
+    found = _find(name, facts, mount_point)
+    if found is None and (source := _encrypted_source(name, facts)):
+        return _find(source, facts, "")
+    return found
+
+
+def _find(name: str, facts: GuestFacts, mount_point: str) -> Volume | None:
     if tag := _tag(name):
         field, value = tag
         return next((one for one in facts.volumes if _same(getattr(one, field), value)), None)
@@ -61,6 +71,16 @@ def stable_name(volume: Volume) -> str:
     if volume.uuid:
         return f"UUID={volume.uuid}"
     return f"PARTUUID={volume.partuuid}" if volume.partuuid else ""
+
+
+def _encrypted_source(name: str, facts: GuestFacts) -> str:
+    """Return what /etc/crypttab opens as the device `name`, "" if it does not."""
+    file = facts.linux.file(CRYPTTAB) if facts.linux else None
+    opened = name.removeprefix("/dev/mapper/")
+    if file is None or opened == name:
+        return ""
+    match = re.search(rf"^\s*{re.escape(opened)}\s+(\S+)", file.text, re.MULTILINE)
+    return match[1] if match else ""
 
 
 def _tag(name: str) -> tuple[str, str] | None:

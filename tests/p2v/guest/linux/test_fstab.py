@@ -86,6 +86,16 @@ def test_a_mount_point_decides_where_the_disk_can_not_be_told():
     assert fixed(text, disks=2) == f"UUID={DATA} /srv xfs defaults 0 0\n"
 
 
+def test_the_name_of_an_opened_encrypted_volume_is_known_by_crypttab():
+    files = {
+        fstab.FSTAB: "/dev/mapper/sda3_crypt / ext4 defaults 0 1\n/dev/mapper/gone /x ext4 ro\n",
+        "/etc/crypttab": f"# none\nsda3_crypt UUID={ROOT} none luks\ngone /dev/mapper/gone none\n",
+    }
+    text = written(fstab.plan(guest(files), hyperv(), ()), fstab.FSTAB)
+    assert text.splitlines()[0] == "/dev/mapper/sda3_crypt / ext4 defaults 0 1"
+    assert "nofail" in text.splitlines()[1]
+
+
 def test_a_file_that_was_cut_is_left_alone_and_named():
     facts = guest()
     long = TextFile(fstab.FSTAB, "/dev/sda3 / ext4", cut=True)
