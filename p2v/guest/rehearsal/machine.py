@@ -175,7 +175,8 @@ def command(
     argv = [QEMU, "-S", "-nodefaults", "-no-user-config", "-sandbox", _SANDBOX, "-M", machine]
     argv += ["-accel", "tcg,thread=multi" if tcg else "kvm", "-cpu", "max" if tcg else "host"]
     argv += ["-smp", str(hardware.cpus), "-m", f"{hardware.memory // MiB}M", "-nic", "none"]
-    argv += ["-display", "none", "-vga", "std"]
+    # A guest that switches itself off leaves its screen to be looked at.
+    argv += ["-display", "none", "-vga", "std", "-action", "shutdown=pause"]
     argv += ["-chardev", f"socket,id=serial,path={folder}/serial,server=on,wait=off"]
     argv += ["-serial", "chardev:serial", "-qmp", f"unix:{folder}/qmp,server=on,wait=off"]
     if hardware.firmware is FirmwareKind.UEFI:

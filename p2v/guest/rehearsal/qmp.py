@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,8 @@ class Qmp:
 
     def close(self) -> None:
         """Close the connection; QEMU goes on."""
-        self._stream.close()
+        with suppress(OSError):  # what could not be sent to a QEMU that has ended
+            self._stream.close()
         self._socket.close()
 
     def call(self, command: str, **arguments: Any) -> Any:

@@ -161,7 +161,8 @@ def _nearest(cell: Glyph, font: Font) -> str:
 
 
 def _line(row: list[Glyph], names: dict[Glyph, str]) -> str:
-    return "".join(names.get(cell, " ") for cell in row).rstrip()
+    # The cursor blinks behind a prompt, and is no character.
+    return "".join(names.get(cell, " ") for cell in row).rstrip(f" {UNKNOWN}")
 
 
 def _trimmed(lines: tuple[str, ...]) -> tuple[str, ...]:

@@ -26,6 +26,7 @@ _CONSOLE_JUDGED = 16 * KiB
 _CONSOLE_QUIET_S = 5.0
 _EVIDENCE_LINES = 25
 _RESTARTS = 3
+_QEMU_SAYS = "Guest has not initialized the display"
 _BLUE_SHARE = 0.6
 # The colours of Windows' stop screens: 10 and 11, 8, and 7 with its predecessors.
 _STOP_COLOURS = {b"\x00\x78\xd7", b"\x10\x71\xaa", b"\x00\x00\x80", b"\x00\x00\xaa"}
@@ -116,6 +117,8 @@ class Watch:
             return
         self.picture = picture
         before, self._text = self._text, read_text(picture)
+        if any(_QEMU_SAYS in line for line in self._text.lines):
+            self._text = NOTHING
         self._concerns |= dict.fromkeys(signs.concerns_of(self._text.lines))
         if self.tell and self._text != before and self._text.lines:
             self.tell(self._text.lines[-1])
