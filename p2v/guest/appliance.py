@@ -76,6 +76,7 @@ class Appliance:
         self._folder = tempfile.mkdtemp(prefix="p2v-appliance.")
         self._ended = threading.Event()
         self._late = False
+        self._closed = False
         guestfs = debian.load("guestfs", "libguestfsmod")
         self.handle: Any = guestfs.GuestFS(python_return_dict=True, close_on_exit=False)
         try:
@@ -100,11 +101,14 @@ class Appliance:
         self.close(flush=kind is None)
 
     def close(self, *, flush: bool = True) -> None:
-        """Stop the appliance; with `flush`, first make sure that all reached the drives.
+        """Stop the appliance, once; with `flush`, first make sure that all reached the drives.
 
         Raises:
             GuestError: it could not be flushed.
         """
+        if self._closed:
+            return
+        self._closed = True
         try:
             if flush:
                 with self.calling("unmounting its file systems"):

@@ -188,8 +188,9 @@ class _Session:
                 summary = f"{count}; nothing was written."
                 return self._timed(report, edits=records, summary=summary), None
             report = self._edit(appliance, facts, target, edits, report)
-        if report.verdict is not Verdict.CONVERTED:
-            return report, None
+            if report.verdict is not Verdict.CONVERTED:
+                appliance.close(flush=False)  # it may be what failed, and its drives are dropped
+                return report, None
         return self._journal(report)
 
     def clear(self) -> None:
