@@ -140,6 +140,7 @@ def test_from_the_first_key_to_an_image(term, terminal, converter, disk):
     screen.wait("ended with 0")
 
 
+@pytest.mark.slow
 def test_a_killed_wizard_does_not_end_the_migration_and_a_new_one_shows_it(
     terminal, converter, disk
 ):
@@ -173,6 +174,7 @@ def test_a_killed_wizard_does_not_end_the_migration_and_a_new_one_shows_it(
     assert compare_images(disk, Path(migration["images"][0])).same
 
 
+@pytest.mark.slow
 def test_a_stopped_migration_is_resumed_from_the_result(terminal, converter, disk):
     screen = terminal("linux")
     screen.start("--disk", disk)
