@@ -88,7 +88,10 @@ _CONCERNS = re.compile(
 def clean(text: str) -> list[str]:
     """Return the lines of what came over a serial console, without what steers a terminal."""
     plain = _ESCAPES.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))
-    lines = (_CONTROLS.sub("", line).rstrip()[:_MAX_LINE] for line in plain.split("\n"))
+    lines = (
+        _CONTROLS.sub("", line.replace("\t", " ")).rstrip()[:_MAX_LINE]
+        for line in plain.split("\n")
+    )
     return [line for line in lines if line]
 
 
