@@ -76,11 +76,11 @@ def test_everything_else_does(running, method, path, token):
     assert answer.headers["WWW-Authenticate"] == "Bearer"
 
 
-def test_every_route_but_pairing_health_and_links_is_among_those(running):
+def test_every_route_but_pairing_health_links_and_the_agent_is_among_those(running):
     paths = running.client("").call("GET", "/openapi.json").json["paths"]
     free = {path for path, each in paths.items() if not any("security" in m for m in each.values())}
-    names = ("healthz", "readyz", "pair/start", "pair/finish", "downloads/{token}")
-    assert free == {f"/api/v1/{name}" for name in names}
+    names = ("healthz", "readyz", "pair/start", "pair/finish", "downloads/{token}", "agent")
+    assert free == {f"/api/v1/{name}" for name in names} | {"/agent"}
 
 
 def test_the_administration_is_not_on_the_network(running):
