@@ -17,6 +17,7 @@ from p2v.model.errors import NoSuchTokenError
 from p2v.model.planfile import to_json
 from p2v.service.app import MAX_BODY, make_app
 
+schemathesis.serializer.alias("application/gzip", "application/octet-stream")
 CHECKS = [
     not_a_server_error,
     status_code_conformance,
@@ -253,6 +254,10 @@ def _explore(operation, names, seen):
     def explore(case, name):
         if "id" in (case.path_parameters or {}):
             case.path_parameters["id"] = name
-        seen.add(case.call_and_validate(checks=CHECKS).status_code)
+        answer = case.call()
+        # 502 says that a hypervisor does not answer, and is no failure of this server.
+        spared = {not_a_server_error} if answer.status_code == 502 else set()
+        case.validate_response(answer, checks=[each for each in CHECKS if each not in spared])
+        seen.add(answer.status_code)
 
     explore()
