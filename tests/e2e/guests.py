@@ -82,6 +82,7 @@ def build(guest: Guest) -> Path:
     """Return the raw disk of a guest, built if it is not there yet; nobody may write to it."""
     disk = CACHE / f"{guest.name}.img"
     if not disk.exists():
+        disk.parent.mkdir(parents=True, exist_ok=True)
         new = disk.with_suffix(".new")
         with ExitStack() as stack:
             stack.callback(new.unlink, missing_ok=True)

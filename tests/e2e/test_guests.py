@@ -76,10 +76,8 @@ def assert_converted(done: Ended, image: Path) -> dict:
     return report
 
 
-@pytest.mark.parametrize(
-    "guest",
-    [pytest.param(one, marks=() if one is FIRST else slow, id=one.name) for one in GUESTS],
-)
+@slow
+@pytest.mark.parametrize("guest", GUESTS, ids=lambda one: one.name)
 def test_a_converted_server_reaches_its_login(guest, room, secret):
     image = captured(guest, room)
     assert_converted(convert(image, secret), image)

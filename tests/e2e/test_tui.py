@@ -196,6 +196,7 @@ def test_a_stopped_migration_is_resumed_from_the_result(terminal, converter, dis
     assert compare_images(disk, Path(migration["images"][0])).same
 
 
+@pytest.mark.slow
 def test_a_wrong_code_and_a_converter_that_is_not_there_are_sentences(terminal, converter, disk):
     screen = terminal("linux")
     screen.start("--disk", disk)
