@@ -19,6 +19,9 @@ import pytest
 from native._freeze import Watchdog, lock_memory, unlock_memory
 
 pytestmark = pytest.mark.root
+locking = pytest.mark.skipif(
+    "libasan" in os.environ.get("LD_PRELOAD", ""), reason="AddressSanitizer locks no memory"
+)
 FIFREEZE, FITHAW = 0xC0045877, 0xC0045878
 
 FREEZER = """
@@ -139,6 +142,7 @@ def test_no_signal_that_can_be_caught_ends_it(points):
         wait_for(lambda: not any(frozen(point) for point in points))
 
 
+@locking
 def test_it_is_small_locked_and_holds_nothing_of_the_process(points):
     with freezer(points) as (_, dog):
         status = Path(f"/proc/{dog}/status").read_text()
@@ -202,6 +206,7 @@ def test_it_is_misused_in_words(points):
         dog.begin()
 
 
+@locking
 def test_memory_is_locked_and_unlocked():
     def locked() -> int:
         text = Path("/proc/self/status").read_text()
