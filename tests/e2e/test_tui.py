@@ -122,6 +122,7 @@ def to_the_summary(terminal: Terminal, term: str, converter) -> None:
     record(term, "6-summary", terminal.wait(r"\^N starts the migration"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("term", ["linux", "vt220"])
 def test_from_the_first_key_to_an_image(term, terminal, converter, disk):
     screen = terminal(term)
