@@ -8,9 +8,11 @@ import os
 import sys
 
 from agent.job.folder import Job, list_jobs
+from agent.tui.draft import Draft
 from agent.tui.terminal import Terminal, look, prepare
 from p2v.model.command import Subparsers
 from p2v.model.errors import UsageError
+from p2v.model.units import parse_size
 
 
 def register(subparsers: Subparsers) -> None:
@@ -37,6 +39,13 @@ def register(subparsers: Subparsers) -> None:
         metavar="NAME",
         help="offer this disk, loop device or image file only; may be repeated",
     )
+    parser.add_argument(
+        "--bwlimit",
+        type=parse_size,
+        default=0,
+        metavar="RATE",
+        help="at most so many bytes a second on the wire (10M); it can be changed meanwhile",
+    )
     parser.add_argument("--ascii", action="store_true", help="draw with ASCII signs only")
     parser.set_defaults(run=run)
 
@@ -48,17 +57,18 @@ def run(args: argparse.Namespace) -> int:
             problem="the wizard needs a terminal; use --plain, or 'plan' and 'migrate'"
         )
     job = None if args.new else _job(args.attach)
+    draft = Draft(bwlimit=args.bwlimit)
     if args.plain:
         from agent.tui.plain import ask_all
 
-        return ask_all(job, args.disk)
+        return ask_all(job, draft, args.disk)
     terminal = look(sys.stdout.fileno(), os.environ)
     if args.ascii:
         terminal = Terminal(True, terminal.slow, terminal.colours)
     prepare(terminal, os.environ)
     from agent.tui.app import Wizard
 
-    return Wizard(terminal, job=job, disks=args.disk).run(mouse=False) or 0
+    return Wizard(terminal, draft, job, args.disk).run(mouse=False) or 0
 
 
 def _job(attach: bool) -> Job | None:

@@ -33,13 +33,12 @@ LINE_S = 10.0
 _GRACE_S = 30.0
 
 
-def ask_all(job: Job | None, disks: Sequence[str]) -> int:
+def ask_all(job: Job | None, draft: Draft, disks: Sequence[str]) -> int:
     """Ask, start, and say how it goes; return the exit code. With a job only the last.
 
-    `disks` are those to offer, all physical ones by default.
+    The answers go into `draft`; `disks` are those to offer, all physical ones by default.
     """
     if job is None:
-        draft = Draft()
         _ask_target(draft)
         _ask_disks(draft, disks)
         _ask_vm(draft)

@@ -73,7 +73,12 @@ class Step(Screen[None]):
 
     def action_next(self) -> None:
         """Go on, if all that is needed is there."""
-        if self.leave():
+        # The key has priority, so that no field takes it: it comes before what was typed just ahead
+        # of it, which the field must read, and this screen hear of, first.
+        (self.focused or self).call_later(self.call_later, self._next)
+
+    def _next(self) -> None:
+        if self.is_current and self.leave():
             self.wizard.go(1)
 
     def action_back(self) -> None:
