@@ -57,6 +57,9 @@ def find_system(
     chosen = root or roots[0]
     with appliance.calling("reading its mount points") as handle:
         mounts: dict[str, str] = handle.inspect_get_mountpoints(chosen)
+    # Its fstab may name the root by a disk's name on the source, which is another disk's here, or
+    # none's; where it was found is sure.
+    mounts["/"] = chosen
     volumes = tuple(_mounted(_volumes(appliance), mounts))
     return GuestFacts(
         system=systems[chosen],
