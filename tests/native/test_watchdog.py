@@ -103,16 +103,21 @@ def wait_for(condition: Callable[[], object]) -> None:
 
 @contextmanager
 def freezer(points: list[Path], limit: float = 60, *commands: Path) -> Iterator[tuple]:
-    """A process that freezes the file systems and sleeps; and its watchdog's number."""
+    """A process that freezes the file systems and sleeps; and its watchdog's number.
+
+    At the end both are gone: the watchdog, which outlives the process for a moment, holds the
+    file systems open.
+    """
     words = [":".join(map(str, points)), str(limit), *map(str, commands)]
     process = subprocess.Popen([sys.executable, "-c", FREEZER, *words], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    dog = int(process.stdout.readline())
     try:
-        assert process.stdout is not None
-        dog = int(process.stdout.readline())
         yield process, dog
     finally:
         process.kill()
         process.communicate()
+        wait_for(lambda: gone(dog))
 
 
 def gone(pid: int) -> bool:
