@@ -25,6 +25,7 @@ from typing import Any, Self
 
 from p2v.guest import debian
 from p2v.guest.accelerator import Accelerator, accelerator
+from p2v.guest.signals import Signals
 from p2v.model.errors import GuestError, ToolError
 from p2v.model.units import MiB
 
@@ -74,16 +75,19 @@ class Appliance:
         """
         self.name = name
         self._folder = tempfile.mkdtemp(prefix="p2v-appliance.")
+        self._id = Path(self._folder).name
         self._ended = threading.Event()
         self._late = False
         self._closed = False
         guestfs = debian.load("guestfs", "libguestfsmod")
         self.handle: Any = guestfs.GuestFS(python_return_dict=True, close_on_exit=False)
+        self._signals = Signals(self._kill)
         try:
             self._configure(drives, read_only)
             with self._watched(LAUNCH_S):
                 self._launch()
         except BaseException:
+            self._signals.close()
             self.handle.close()
             shutil.rmtree(self._folder, ignore_errors=True)
             raise
@@ -117,6 +121,7 @@ class Appliance:
                     self.handle.shutdown()
         finally:
             self._ended.set()
+            self._signals.close()
             self.handle.close()
             shutil.rmtree(self._folder, ignore_errors=True)
 
@@ -237,6 +242,8 @@ class Appliance:
         handle.set_network(False)
         handle.set_autosync(True)
         handle.set_tmpdir(self._folder)
+        with self.calling("naming its appliance"):
+            handle.config("-name", self._id)
         for drive in drives:
             with self.calling("opening it"):
                 handle.add_drive_opts(
@@ -278,22 +285,26 @@ class Appliance:
     def _kill_after(self, timeout_s: float, done: threading.Event) -> None:
         if not done.wait(timeout_s):
             self._late = True
-            for pid in _children_using(self._folder):
-                os.kill(pid, signal.SIGKILL)
+            self._kill()
+
+    def _kill(self) -> None:
+        """End its virtual machine; the call that waits for it fails."""
+        for pid in _children_named(self._id):
+            os.kill(pid, signal.SIGKILL)
 
 
-def _children_using(folder: str) -> Iterator[int]:
-    """Yield this process's children whose command line names `folder`.
+def _children_named(name: str) -> Iterator[int]:
+    """Yield this process's children that have `name` as a word of their command line.
 
     A child's id can't be another's meanwhile: libguestfs waits for it only when it is closed.
     """
-    needle = os.fsencode(folder)
+    word = os.fsencode(name)
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
             continue
         try:
             parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-            if parent == os.getpid() and needle in (entry / "cmdline").read_bytes():
+            if parent == os.getpid() and word in (entry / "cmdline").read_bytes().split(b"\0"):
                 yield int(entry.name)
         except OSError:
             continue

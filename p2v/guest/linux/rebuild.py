@@ -17,7 +17,7 @@ from p2v.model.units import MiB, format_size
 _COPIED = ("/etc/crypttab", "/etc/lvm/", "/etc/mdadm", "/etc/fstab", "/etc/systemd/network/")
 """Configuration of which an initramfs holds a copy."""
 _ROOM = 64 * MiB
-TIMEOUT_S = 1800
+TIMEOUT_S = 3600
 
 
 def kernels(facts: GuestFacts, target: Target) -> list[Kernel]:
