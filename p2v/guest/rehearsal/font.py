@@ -24,6 +24,17 @@ Glyph = tuple[int, ...]
 _FOLDER = Path("/usr/share/consolefonts")
 _VGABIOS = Path("/usr/share/seabios/vgabios-stdvga.bin")
 _NAMES = ("VGA16", "Fixed16", "Terminus16", "TerminusBold16", "VGA8", "Terminus32x16")
+# Debian 11's Fixed draws these otherwise than its successors'.
+_OLDER_FIXED = {
+    "&": "000000001c2222221c39454246390000",
+    "-": "0000000000000000007e000000000000",
+    "0": "00000000182442424242424224180000",
+    "k": "00000000404044485060504844420000",
+    "l": "000000001808080808080808083e0000",
+    "t": "0000000010107c1010101010100c0000",
+    "{": "0000000c101008081010080810100c00",
+    "}": "00000030080810100808101008083000",
+}
 # Block elements: a picture's areas must not pass for text.
 _BLOCKS = frozenset(map(chr, range(0x2580, 0x25A0)))
 _PSF1 = b"\x36\x04"
@@ -55,6 +66,8 @@ def console_fonts() -> tuple[Font, ...]:
             parse_psf(name, gzip.decompress((_FOLDER / f"Lat15-{name}.psf.gz").read_bytes()))
             for name in _NAMES
         ]
+        for shown, rows in _OLDER_FIXED.items():
+            fonts[_NAMES.index("Fixed16")].glyphs.setdefault(tuple(bytes.fromhex(rows)), shown)
         return (find_vga_font(_VGABIOS.read_bytes(), fonts[0]), *fonts)
     except FileNotFoundError as error:
         problem = f"{error.filename} is missing; install console-setup-linux and seabios"

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import gzip
 import zlib
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -12,6 +14,8 @@ from hypothesis import strategies as st
 
 from p2v.guest.rehearsal.font import console_fonts, parse_psf
 from p2v.guest.rehearsal.screen import Picture, parse_ppm, read_text
+from p2v.guest.rehearsal.signs import outcome_of
+from p2v.guest.rehearsal.verdict import Outcome
 
 PRINTABLE = [chr(code) for code in range(0x21, 0x7F)]
 LINES = (
@@ -101,3 +105,12 @@ def test_what_is_no_ppm_picture_is_refused(data):
 def test_a_damaged_font_is_refused_or_empty(data, magic):
     with suppress(ValueError):
         parse_psf("font", magic + data.ljust(28, b"\0"))
+
+
+def test_the_login_of_a_debian_11_is_read_in_the_font_that_it_had():
+    data = gzip.decompress((Path(__file__).parent / "debian-11-login.ppm.gz").read_bytes())
+    text = read_text(parse_ppm(data))
+    assert text.lines[-1] in ("lvm login:", "lvm login: _")
+    assert "Debian GNU/Linux 11 lvm tty1" in text.lines
+    assert text.readable
+    assert outcome_of(text.lines) is Outcome.LOGIN
