@@ -17,7 +17,6 @@ from agent.stream.limiter import Limiter
 from agent.stream.policy import Policy
 from agent.stream.work import Block, Known, Work
 from p2v.model.plan import Codec
-from p2v.model.units import MiB
 
 log = logging.getLogger(__name__)
 
@@ -26,18 +25,9 @@ PATIENCE_S = 900.0
 `--resume` goes on from there."""
 
 
-LANE_WORTH = 16 * MiB
-"""Each lane costs a connection, and at its end a sync of the converter's disk."""
-
-
 def default_lanes() -> int:
     """Return the lanes to run: two a core, so that some wait for I/O while others compute."""
     return max(2, min(8, 2 * (os.cpu_count() or 2)))
-
-
-def lanes_for(total: int, wanted: int = 0) -> int:
-    """Return the lanes that `total` bytes are worth, at most those `wanted` (0: the default)."""
-    return max(1, min(wanted or default_lanes(), -(-total // LANE_WORTH)))
 
 
 @dataclass(frozen=True, slots=True)
