@@ -267,35 +267,40 @@ def converge(tracker, disk, device, copy, load, passes):
     assert not tracker.swap(device.name)
 
 
+EVER_SHORTER = (20, 20, 10, 5, 2, 1, 1, 1, 1, 1)
+"""How much each try does. Classic programs say that they missed a write whenever a program of
+somebody else's ran on their CPU just then, which the longer tries never escape on some machines."""
+
+
 @pytest.mark.parametrize("make", WAYS)
 def test_a_copy_of_a_disk_under_load_ends_identical_or_in_doubt(make_disk, make):
     image, device = make_disk(16 * MiB)
     with Disk(device) as disk, tracked(make, device) as tracker:
-        for _ in range(5):
+        for passes in EVER_SHORTER:
             copy = bytearray(disk.size)
             with Load(disk) as load:
-                converge(tracker, disk, device, copy, load, passes=20)
+                converge(tracker, disk, device, copy, load, passes)
             doubt = tracker.doubt(device.name)
-            assert load.writes > 100
+            assert load.writes > 5 * passes
             if doubt is None:
                 assert copy == image.read_bytes()
                 return
-        pytest.fail(f"five copies were in doubt: {doubt}")
+        pytest.fail(f"every copy was in doubt: {doubt}")
 
 
 @pytest.mark.parametrize("make", WAYS)
 def test_many_swaps_under_load_together_hold_every_change(make_disk, tmp_path, make):
-    swaps = 100 if make is ClassicMarks else 1000  # each waits for the programs that run
+    swaps = 5 if make is ClassicMarks else 50  # each waits for the programs that run
     image, device = make_disk()
     before = tmp_path / "before.img"
     with Disk(device) as disk, tracked(make, device) as tracker:
-        for _ in range(5):
+        for times in EVER_SHORTER:
             shutil.copyfile(image, before)
             tracker.restart(device.name)
             union = DirtySet(SIZE, GRANULE)
             with Load(disk) as load:
                 done = 0
-                while done < swaps or load.writes < 2000:
+                while done < swaps * times or load.writes < 100 * times:
                     union.merge(tracker.swap(device.name))
                     done += 1
             union.merge(tracker.swap(device.name))
@@ -303,7 +308,7 @@ def test_many_swaps_under_load_together_hold_every_change(make_disk, tmp_path, m
             if (doubt := tracker.doubt(device.name)) is None:
                 assert not lost
                 return
-        pytest.fail(f"five runs were in doubt: {doubt}")
+        pytest.fail(f"every run was in doubt: {doubt}")
 
 
 class Interrupted(CoreMarks):
