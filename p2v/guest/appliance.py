@@ -36,6 +36,8 @@ DEADLINE_S = 3 * 3600
 MAX_NAMES = 100_000
 """Names that `glob` returns at most."""
 MAX_OUTPUT = 1 * MiB
+_AGAIN_S = 0.2
+"""How often an appliance that is to end is looked for: before it starts, files are made for it."""
 _PIECE = 2 * MiB
 """libguestfs moves at most 4 MiB in a message."""
 
@@ -81,12 +83,13 @@ class Appliance:
         self._closed = False
         guestfs = debian.load("guestfs", "libguestfsmod")
         self.handle: Any = guestfs.GuestFS(python_return_dict=True, close_on_exit=False)
-        self._signals = Signals(self._kill)
+        self._signals = Signals(lambda: self._kill_until(self._ended))
         try:
             self._configure(drives, read_only)
             with self._watched(LAUNCH_S):
                 self._launch()
         except BaseException:
+            self._ended.set()
             self._signals.close()
             self.handle.close()
             shutil.rmtree(self._folder, ignore_errors=True)
@@ -285,12 +288,17 @@ class Appliance:
     def _kill_after(self, timeout_s: float, done: threading.Event) -> None:
         if not done.wait(timeout_s):
             self._late = True
-            self._kill()
+            self._kill_until(done)
 
-    def _kill(self) -> None:
-        """End its virtual machine; the call that waits for it fails."""
-        for pid in _children_named(self._id):
-            os.kill(pid, signal.SIGKILL)
+    def _kill_until(self, done: threading.Event) -> None:
+        """End its virtual machine, as soon as there is one; the call that waits for it fails."""
+        ended: set[int] = set()
+        while True:
+            for pid in set(_children_named(self._id)) - ended:
+                os.kill(pid, signal.SIGKILL)
+                ended.add(pid)
+            if done.wait(_AGAIN_S):
+                return
 
 
 def _children_named(name: str) -> Iterator[int]:

@@ -385,17 +385,20 @@ def test_an_agent_that_hangs_while_all_is_frozen_loses_the_freeze(shared_agent, 
 def test_a_kill_at_any_time_loses_nothing(converter, agent, room, victim, turn):
     dice = random.Random(f"{victim} {turn} {SEED}")
     with serving("ext4", room) as server, fio(server.point / "fio"), server.writers() as records:
-        words = ("--live", "--format", dice.choice(FORMATS), "--bwlimit", "12M")
+        wait = ("--cutover", "wait")  # else it may be over before the second kill
+        words = ("--live", "--format", dice.choice(FORMATS), "--bwlimit", "12M", *wait)
         migrating = Live(agent, server.loop, *words)
         for phase in ("full", dice.choice(["delta", "full"])):
-            migrating.wait_for_phase(phase, "delta", "final")
+            migrating.wait_for_phase(phase, "delta", "waiting")
             time.sleep(dice.uniform(0, 2))
             if victim == "agent":
                 migrating.kill()
-                migrating = migrating.resume()
+                migrating = migrating.resume("migrate", *wait)
             else:
                 converter.kill()
                 converter.start()
+        migrating.wait_for_phase("waiting")
+        migrating.cut_over()
         done = migrating.end()
     found = restored_records(server, done, records, room)
     print(f"{victim} killed twice: {found} records, {done['live']['freezes']} freezes")

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from p2v.guest import appliance as module
 from p2v.guest.appliance import Appliance, Drive
-from p2v.model.errors import GuestError
+from p2v.model.errors import GuestError, ToolError
 from tests.p2v.guest.phony import make_disk, make_tree
 
 pytestmark = [pytest.mark.qemu, pytest.mark.root, pytest.mark.timeout(600)]
@@ -46,3 +47,10 @@ def test_all_of_it_has_a_deadline(tmp_path):
     with pytest.raises(GuestError, match="it took too long"):
         sleep_in(appliance)
     appliance.close(flush=False)
+
+
+def test_a_deadline_before_it_runs_ends_it_when_it_does(tmp_path, monkeypatch):
+    disk = make_disk(tmp_path / "disk.img", make_tree(tmp_path / "tree"))
+    monkeypatch.setattr(module, "LAUNCH_S", 0)
+    with pytest.raises(ToolError, match="does not start"):
+        Appliance("disk.img", [Drive(disk, "raw")], read_only=True)
