@@ -7,11 +7,9 @@ running this again (see `p2v.guest.commit`).
 
 from __future__ import annotations
 
-import fcntl
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -34,6 +32,7 @@ from p2v.guest.report import (
 )
 from p2v.guest.report_page import write_page
 from p2v.guest.steps import checker, planner
+from p2v.guest.takeover import claimed, taken_over
 from p2v.guest.target import NicAddress, Platform, Target
 from p2v.images.check import check_image
 from p2v.images.open import open_reader
@@ -77,7 +76,8 @@ class Request:
 def convert(request: Request, progress: Progress | None = None) -> Report:
     """Convert the guest in the images; return the report, which also lies beside the first image.
 
-    A conversion that was cut off while its edits went into the images is finished instead.
+    A conversion that was cut off while its edits went into the images is finished instead. Of a
+    VMDK a copy in the platform's format is made first, beside it, and that is converted.
 
     Raises:
         NoGuestError: no system was found, or several, or it is encrypted.
@@ -86,13 +86,20 @@ def convert(request: Request, progress: Progress | None = None) -> Report:
         NoRoomError: there is no room for the edits; run it again when there is.
     """
     tell = progress or (lambda _what, _done, _total: None)
+    given = request.images
+    with taken_over(given, request.platform, tell, dry_run=request.dry_run) as images:
+        report = _convert(replace(request, images=images), tell)
+    return replace(report, images=tuple(map(str, given))) if request.dry_run else report
+
+
+def _convert(request: Request, tell: Progress) -> Report:
     path = request.images[0]
     if not request.dry_run and (journal := commit.load(commit.journal_path(path))):
         return _commit(path, journal, tell)
     with ExitStack() as stack:
         formats = tuple(_open_formats(request))
         for image in request.images:
-            stack.enter_context(_claimed(image))
+            stack.enter_context(claimed(image))
         tell("starting the appliance", 0, 0)
         session = _Session(request, formats, tell)
         try:
@@ -137,19 +144,6 @@ def _open_formats(request: Request) -> Iterator[ImageFormat]:
                 problem = f"it has {result.errors} errors; 'p2v image check' lists them"
                 raise ImageError(path=image, problem=problem)
         yield known
-
-
-@contextmanager
-def _claimed(image: Path) -> Iterator[None]:
-    """Hold an image, so that no two conversions of it run at once."""
-    fd = os.open(image, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError:
-        raise ImageError(path=image, problem="somebody else is working on it") from None
-    finally:
-        os.close(fd)
 
 
 class _Session:

@@ -9,12 +9,20 @@ from p2v.guest.steps import planner
 from p2v.guest.target import Target
 from p2v.model.machine import FirmwareKind
 
+_UNKNOWN = "unknown"
+"""What libguestfs says where it finds no program in the guest."""
 _ARCHITECTURES = ("x86_64", "i386", "i486", "i586", "i686")
 
 
 def plan(facts: GuestFacts, target: Target) -> Edits | Refusal:
     """Return what must change in the guest for the target; it touches nothing."""
     system = facts.system
+    if system.architecture == _UNKNOWN:
+        return Refusal(
+            "architecture",
+            f"{system.name} has no program that would tell for which processor it is",
+            "Look into its /bin: a system whose programs are gone or encrypted can't be converted.",
+        )
     if system.architecture not in _ARCHITECTURES:
         return Refusal(
             "architecture",

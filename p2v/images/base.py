@@ -18,10 +18,9 @@ from p2v.model.plan import ImageFormat
 Buffer = bytes | bytearray | memoryview
 
 
-class ImageReader(Protocol):
-    """A finished image, opened for reading as the disk that it holds."""
+class DiskReader(Protocol):
+    """A finished image of any format, opened for reading as the disk that it holds."""
 
-    format: ImageFormat
     path: Path
     size: int
     """Virtual size in bytes."""
@@ -40,6 +39,12 @@ class ImageReader(Protocol):
 
     def close(self) -> None:
         """Release the file."""
+
+
+class ImageReader(DiskReader, Protocol):
+    """A finished image of a format that migrations write."""
+
+    format: ImageFormat
 
 
 class ImageWriter(ImageReader, Protocol):

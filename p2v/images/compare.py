@@ -12,8 +12,8 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from p2v.images.base import ImageReader
-from p2v.images.open import open_reader
+from p2v.images.base import DiskReader
+from p2v.images.open import open_disk
 from p2v.model.errors import ImageError
 from p2v.model.extent import Extent
 from p2v.model.units import MiB
@@ -72,12 +72,12 @@ def compare_images(
         NoSuchDiskError: there is no such file.
         ImageError: an image is damaged, incomplete, or cannot be read.
     """
-    with closing(open_reader(a)) as one, closing(open_reader(b)) as other:
+    with closing(open_disk(a)) as one, closing(open_disk(b)) as other:
         return compare_readers(one, other, progress, ignore)
 
 
 def compare_readers(
-    a: ImageReader, b: ImageReader, progress: Progress | None = None, ignore: Iterable[Extent] = ()
+    a: DiskReader, b: DiskReader, progress: Progress | None = None, ignore: Iterable[Extent] = ()
 ) -> Comparison:
     """Compare two open disks as `compare_images` does."""
     total = max(a.size, b.size)
@@ -125,7 +125,7 @@ def merge(ranges: Iterable[Extent]) -> list[Extent]:
 class _Pair:
     """Both sides with a buffer each; side B is read by a thread of its own."""
 
-    def __init__(self, a: ImageReader, b: ImageReader) -> None:
+    def __init__(self, a: DiskReader, b: DiskReader) -> None:
         self._a, self._b = a, b
         self._piece_a = memoryview(bytearray(PIECE))
         self._piece_b = memoryview(bytearray(PIECE))
@@ -159,7 +159,7 @@ class _Pair:
             differences.find(offset, bytes(piece_a), bytes(piece_b))
 
 
-def _fill(reader: ImageReader, offset: int, piece: memoryview) -> None:
+def _fill(reader: DiskReader, offset: int, piece: memoryview) -> None:
     try:
         reader.readinto(offset, piece)
     except OSError as error:
@@ -193,7 +193,7 @@ class _Differences:
         self._end = offset + length
 
 
-def _segments(a: ImageReader, b: ImageReader, total: int) -> Iterator[_Segment]:
+def _segments(a: DiskReader, b: DiskReader, total: int) -> Iterator[_Segment]:
     """Yield the whole disk as segments; what lies beyond the end of a side is zeros of it."""
     side_a, side_b = _padded(a, total), _padded(b, total)
     one, other = next(side_a, None), next(side_b, None)
@@ -206,7 +206,7 @@ def _segments(a: ImageReader, b: ImageReader, total: int) -> Iterator[_Segment]:
         other = next(side_b, None) if other.end == at else other
 
 
-def _padded(reader: ImageReader, total: int) -> Iterator[Extent]:
+def _padded(reader: DiskReader, total: int) -> Iterator[Extent]:
     for extent in reader.extents():
         if extent.length:
             yield extent

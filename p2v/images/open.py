@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from p2v.images._file import pread_some
-from p2v.images.base import ImageReader, ImageWriter, partial_path
+from p2v.images.base import DiskReader, ImageReader, ImageWriter, partial_path
 from p2v.model.errors import ImageError, ImageIncompleteError, UsageError
 from p2v.model.plan import ImageFormat
 
@@ -41,6 +41,27 @@ def open_reader(path: Path, format: ImageFormat | None = None) -> ImageReader:  
             from p2v.images.raw import RawReader
 
             return RawReader.open(path)
+
+
+def open_disk(path: Path) -> DiskReader:
+    """Open a finished image of any format that is read, VMDK among them, or a block device.
+
+    Raises:
+        ImageIncompleteError: it was never committed.
+        ImageError: there is none, or it is damaged or not supported.
+    """
+    if is_vmdk(path):
+        from p2v.images.vmdk import VmdkReader
+
+        return VmdkReader.open(path)
+    return open_reader(path)
+
+
+def is_vmdk(path: Path) -> bool:
+    """Return whether there is a file that begins as a VMDK does."""
+    from p2v.images import vmdk
+
+    return path.is_file() and vmdk.detect(_head(path))
 
 
 def create_writer(
@@ -108,12 +129,17 @@ def probe(path: Path) -> ImageFormat:
 
     if not path.is_file() and not path.is_block_device():
         raise ImageError(path=path, problem="it is neither a file nor a block device")
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        head = bytearray(_PROBE_BYTES)
-        start = bytes(head[: pread_some(fd, 0, head)])
-    finally:
-        os.close(fd)
+    start = _head(path)
     if vhdx.detect(start):
         return ImageFormat.VHDX
     return ImageFormat.QCOW2 if qcow2.detect(start) else ImageFormat.RAW
+
+
+def _head(path: Path) -> bytes:
+    """Return the file's first bytes."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        head = bytearray(_PROBE_BYTES)
+        return bytes(head[: pread_some(fd, 0, head)])
+    finally:
+        os.close(fd)

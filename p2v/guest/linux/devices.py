@@ -2,7 +2,8 @@
 """Names of devices in a Linux guest's configuration, and the volumes that they meant.
 
 /dev/sda2 on the source may be anything in the VM. Names of logical volumes, and `UUID=` and
-`LABEL=`, stay true.
+`LABEL=`, stay true. Of several disks of a source, the VM may have got one, and not the first: what
+the root file system is named by tells which.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ _TAGS = {
     "PARTUUID": "partuuid",
     "PARTLABEL": "partlabel",
 }
+_ROOTS = re.compile(r"\broot=(/dev/[^\s\"']+)|^[ \t]*(/dev/\S+)[ \t]+/[ \t]", re.MULTILINE)
+"""What kernel lines and fstab name the root file system by."""
+_NUMBER = re.compile(r"(?:(?<=\d)p|-part)?\d+$")
 _BY = re.compile(r"/dev/disk/by-(uuid|label|partuuid|partlabel)/(\S+)")
 
 
@@ -110,15 +114,28 @@ def _aliases(name: str) -> tuple[str, ...]:
 
 def _disk(match: re.Match[str], facts: GuestFacts) -> str:
     """Return the appliance's name for the disk of a partition's name, "" if it can't be told."""
+    index = _index(match)
     if len(facts.disks) == 1:
-        return facts.disks[0].device
+        roots = _disks_of_root(facts)
+        known = _NUMBER.sub("", match[0]) in roots if roots else not index
+        return facts.disks[0].device if known else ""
+    return facts.disks[index].device if index is not None and index < len(facts.disks) else ""
+
+
+def _index(match: re.Match[str]) -> int | None:
+    """Return which disk of its kind a partition's name is of, None if it does not tell."""
     if match["letter"]:
         index = 0
         for letter in match["letter"]:
             index = index * 26 + ord(letter) - ord("a") + 1
-        index -= 1
-    elif match["nvme"] or match["other"]:
-        index = int(match["nvme"] or match["other"])
-    else:
-        return ""
-    return facts.disks[index].device if index < len(facts.disks) else ""
+        return index - 1
+    number = match["nvme"] or match["other"]
+    return int(number) if number else None
+
+
+def _disks_of_root(facts: GuestFacts) -> set[str]:
+    """Return the names of the disk that the root file system's names are of."""
+    files = facts.linux.files if facts.linux else ()
+    found = (match for file in files for match in _ROOTS.finditer(file.text))
+    names = (match[1] or match[2] for match in found)
+    return {_NUMBER.sub("", name) for name in names if is_fragile(name)}

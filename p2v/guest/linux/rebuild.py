@@ -14,8 +14,8 @@ from p2v.guest.target import Target
 from p2v.model.machine import Problem, Severity
 from p2v.model.units import MiB, format_size
 
-_COPIED = ("/etc/crypttab", "/etc/lvm/", "/etc/mdadm", "/etc/fstab", "/etc/systemd/network/")
-"""Configuration of which an initramfs holds a copy."""
+_COPIED = ("/etc/crypttab", "/etc/lvm/", "/etc/mdadm", "/etc/systemd/network/")
+"""Configuration of which an initramfs holds a copy; its /etc/fstab is an empty file, or none."""
 _ROOM = 64 * MiB
 TIMEOUT_S = 3600
 

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,9 +22,9 @@ from p2v.guest.convert import Request, convert
 from p2v.guest.overlay import overlay_path
 from p2v.guest.report import Verdict, load_report, report_path
 from p2v.guest.target import Platform
-from p2v.model.errors import GuestError, NoGuestError, P2VError
+from p2v.model.errors import GuestError, ImageError, NoGuestError, P2VError
 from p2v.model.units import GiB, MiB
-from tests.p2v.guest.phony import START, UUID, make_disk, make_tree, read_file
+from tests.p2v.guest.phony import START, UUID, make_disk, make_tree, read_file, run
 
 pytestmark = [pytest.mark.qemu, pytest.mark.root, pytest.mark.timeout(1800)]
 
@@ -97,6 +98,36 @@ def test_it_ends_at_once_when_it_is_told_to_and_leaves_nothing(tmp_path, number)
     assert process.wait(60) == 128 + number  # a machine's first appliance has its files made
     assert sha(disk) == before
     assert sorted(one.name for one in tmp_path.iterdir()) == ["disk.img", "tree"]
+
+
+# --- images of others ----------------------------------------------------------------------------
+
+
+def test_a_vmdk_becomes_a_converted_vhdx_beside_it(tmp_path):
+    disk = make_disk(tmp_path / "disk.img", make_tree(tmp_path / "tree"))
+    given = tmp_path / "old.vmdk"
+    run(
+        "qemu-img",
+        "convert",
+        "-O",
+        "vmdk",
+        "-o",
+        "subformat=streamOptimized",
+        str(disk),
+        str(given),
+    )
+    before = sha(given)
+    planned = convert(replace(request(given), dry_run=True))
+    assert planned.verdict is Verdict.PLANNED and planned.images == (str(given),)
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["disk.img", "old.vmdk", "tree"]
+    report = convert(request(given))
+    assert report.verdict is Verdict.CONVERTED
+    assert report.images == (str(tmp_path / "old.vhdx"),)
+    assert sha(given) == before
+    run("qemu-img", "convert", "-O", "raw", str(tmp_path / "old.vhdx"), str(disk))
+    assert f"root=UUID={UUID}" in read_file(disk, "/boot/grub/grub.cfg")
+    with pytest.raises(ImageError, match="convert that one"):
+        convert(request(given))
 
 
 # --- hostile disks -------------------------------------------------------------------------------

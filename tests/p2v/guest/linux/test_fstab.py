@@ -81,6 +81,31 @@ def test_the_second_disk_is_found_by_its_letter():
     )
 
 
+GRUB = "/boot/grub/grub.cfg"
+
+
+@pytest.mark.parametrize(
+    ("line", "files"),
+    [("/dev/sdb4 /mnt ext4 defaults 0 2", {}),
+     ("/dev/nvme1n1p4 /mnt ext4 defaults 0 2", {}),
+     ("/dev/sda4 /mnt ext4 defaults 0 2", {GRUB: "linux /vmlinuz root=/dev/sdb3 ro\n"}),
+     ("/dev/cciss/c0d1p4 /mnt ext4 defaults 0 2", {GRUB: "linux /k root=/dev/cciss/c0d0p3 ro\n"})],
+)  # fmt: skip
+def test_a_partition_of_a_disk_that_was_left_out_is_not_taken_for_one_of_the_only_disk(line, files):
+    facts = guest({fstab.FSTAB: line + "\n", **files})
+    once = written(fstab.plan(facts, hyperv(), ()), fstab.FSTAB)
+    assert once is not None and "nofail" in once and once.startswith(line.split()[0])
+    assert fixed(once) is None  # the kernel line is corrected meanwhile
+
+
+@pytest.mark.parametrize("root", ["/dev/sdb3", "/dev/nvme1n1p3", "/dev/disk/by-id/wwn-0x5-part3"])
+def test_the_only_disk_is_the_one_that_the_root_file_system_is_named_by(root):
+    swap = root.removesuffix("3") + "2"
+    assert fixed(f"{root} / ext4 defaults 0 1\n{swap} none swap sw 0 0\n") == (
+        f"UUID={ROOT} / ext4 defaults 0 1\nUUID={SWAP} none swap sw 0 0\n"
+    )
+
+
 def test_a_mount_point_decides_where_the_disk_can_not_be_told():
     text = "/dev/disk/by-id/scsi-3600508b1001c-part7 /srv xfs defaults 0 0\n"
     assert fixed(text, disks=2) == f"UUID={DATA} /srv xfs defaults 0 0\n"
