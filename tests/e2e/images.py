@@ -12,11 +12,15 @@ from p2v.model.units import MiB
 from tests.e2e.running import P2V, run, tool
 
 
-def check(image: Path, sector: int) -> None:
-    """Let every checker there is find nothing wrong with the image's format."""
+def check(image: Path, sector: int, *, made_by_qemu: bool = False) -> None:
+    """Let every checker there is find nothing wrong with the image's format.
+
+    A VHDX that QEMU made is not quite as [MS-VHDX] demands, and so it stays: warnings only.
+    """
     done = run([*P2V, "image", "check", "--deep", "--progress", "none", "--json", image])
-    assert done.code == 0, done.out
-    assert done.json["images"][0]["verdict"] == "clean"
+    qemus_vhdx = made_by_qemu and image.suffix == ".vhdx"
+    found = (done.code, done.json["images"][0]["verdict"])
+    assert found == ((3, "warnings") if qemus_vhdx else (0, "clean")), done.out
     if image.suffix == ".raw":
         return
     if qemu_reads(image, sector):

@@ -72,7 +72,7 @@ def assert_converted(done: Ended, image: Path) -> dict:
     drivers = [check for check in report["checks"] if "hv_storvsc" in check["evidence"]]
     assert drivers, report["checks"]
     assert page_path(image).exists()
-    images.check(image, 512)
+    images.check(image, 512, made_by_qemu=True)
     return report
 
 

@@ -100,6 +100,7 @@ def fio(folder: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
     """Run random writes with verification while the block runs; none may have failed."""
     folder.mkdir(exist_ok=True)
     argv = ["fio", "--name=load", f"--directory={folder}", "--rw=randwrite", "--size=48M"]
+    argv += ["--verify_state_save=0"]  # else fio leaves a file where the tests run
     argv += [
         "--bs=4k",
         "--ioengine=psync",
