@@ -26,9 +26,9 @@ from p2v.model.errors import (
 )
 from p2v.model.pairing import parse_fingerprint
 from p2v.model.planfile import load, to_json
+from p2v.model.rating import Goal, Rating, Weights
 from p2v.model.units import format_size, parse_size
 from p2v.placement.rate import Candidate, Policy, rank
-from p2v.placement.rating import Goal, Rating, Weights
 from p2v.service.adminclient import AdminClient
 
 PASSWORD_VARIABLE = "P2V_HOST_PASSWORD"  # noqa: S105 - its name

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field, replace
 from p2v.model.errors import UsageError
 from p2v.model.host import HostFacts
 from p2v.model.plan import Plan
+from p2v.model.rating import Goal, Rating, Reason, Weights, ZeroReason
 from p2v.model.units import format_size
 from p2v.placement.demand import full_space, settings
-from p2v.placement.rating import Goal, Rating, Reason, Weights, ZeroReason
 from p2v.placement.reasons import check_growth, place, reasons
 from p2v.placement.terms import amounts, terms
 from p2v.placement.whatif import Rate, improvements

@@ -8,10 +8,10 @@ from collections.abc import Iterator, Sequence
 from p2v.model.errors import UsageError
 from p2v.model.host import HostFacts, HostStorage
 from p2v.model.plan import ImageFormat, Plan
+from p2v.model.rating import Reason, Resource, ZeroReason
 from p2v.model.units import TiB, format_size
 from p2v.model.vm import SecureBoot, VmSettings
 from p2v.placement.demand import disk_space, settings
-from p2v.placement.rating import Reason, Resource, ZeroReason
 from p2v.placement.terms import Amount, quantity
 
 _FORMAT_LIMIT = {ImageFormat.VHDX: 64 * TiB}

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from p2v.model.host import HostFacts
+from p2v.model.rating import Goal, Resource, Term, Weights
 from p2v.model.units import format_size
 from p2v.model.vm import VmSettings
-from p2v.placement.rating import Goal, Resource, Term, Weights
 
 STARS = 5.0
 

@@ -10,10 +10,10 @@ from typing import TypeAlias
 
 from p2v.model.host import HostFacts, HostNetwork
 from p2v.model.plan import Plan
+from p2v.model.rating import Goal, Improvement, Rating, Reason, Resource, ZeroReason
 from p2v.model.units import GiB, format_size
 from p2v.model.vm import SecureBoot, VmNic
 from p2v.placement.demand import settings
-from p2v.placement.rating import Goal, Improvement, Rating, Reason, Resource, ZeroReason
 from p2v.placement.reasons import place
 from p2v.placement.terms import STARS
 

@@ -26,10 +26,10 @@ from p2v.model.host import HostReserve, HypervisorKind
 from p2v.model.migration import Migration, MigrationState
 from p2v.model.plan import Plan
 from p2v.model.planfile import from_json
+from p2v.model.rating import Goal, Weights
 from p2v.model.vm import VmSettings
 from p2v.placement.demand import settings
 from p2v.placement.rate import Policy
-from p2v.placement.rating import Goal, Weights
 from p2v.script import make_script
 from p2v.service import hostviews as views
 from p2v.service.context import Asker, Context, Shared

@@ -15,9 +15,9 @@ from p2v.hosts.connection import Connection
 from p2v.model.errors import NoSuchHostError, NoSuitableHostError, P2VError, UsageError
 from p2v.model.host import HostFacts
 from p2v.model.plan import Plan
+from p2v.model.rating import Rating
 from p2v.placement.demand import settings
 from p2v.placement.rate import Candidate, Policy, rank
-from p2v.placement.rating import Rating
 from p2v.service.hoststore import HostStore, KnownHost
 
 log = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from p2v.hosts.connection import ConnectionKind
 from p2v.model.host import HypervisorKind
-from p2v.placement.rating import Goal
+from p2v.model.rating import Goal
 
 Text = Annotated[str, Field(max_length=1024)]
 Positive = Annotated[float, Field(ge=0, allow_inf_nan=False)]

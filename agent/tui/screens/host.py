@@ -18,7 +18,7 @@ from agent.tui.text import stars
 from agent.tui.widgets import Rows
 from p2v.model.command import printable
 from p2v.model.errors import P2VError
-from p2v.placement.rating import Rating
+from p2v.model.rating import Rating
 
 _NONE = "No host: only the images are made, and the host is chosen later."
 

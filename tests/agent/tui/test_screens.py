@@ -19,7 +19,7 @@ from agent.tui.screens.result import ResultStep
 from agent.tui.screens.summary import SummaryStep
 from agent.tui.step import Step
 from p2v.model.host import HypervisorKind
-from p2v.placement.rating import Goal, Improvement, Rating, Reason, Resource, Term, ZeroReason
+from p2v.model.rating import Goal, Improvement, Rating, Reason, Resource, Term, ZeroReason
 from tests.agent.tui.conftest import MACHINES, SIZES, check_snapshot, load, screen_text
 
 NAMES = sorted(path.stem for path in MACHINES.glob("*.json"))

@@ -16,9 +16,9 @@ from p2v.model.errors import UsageError
 from p2v.model.host import HostFacts, HostLimits, HostLoad, HostNetwork, HostStorage, HypervisorKind
 from p2v.model.machine import FirmwareKind
 from p2v.model.plan import ImageFormat, Plan, PlannedDisk
+from p2v.model.rating import Goal, Rating, Reason, Resource, Weights
 from p2v.model.vm import SecureBoot, VmLoad, VmNic, VmSettings
 from p2v.placement.rate import Candidate, Policy, half_steps, rank, rate
-from p2v.placement.rating import Goal, Rating, Reason, Resource, Weights
 
 GiB = 1 << 30
 TiB = 1 << 40

@@ -19,8 +19,8 @@ from p2v.model.errors import (
 )
 from p2v.model.host import HostFacts, HostLoad, HostNetwork, HostStorage, HypervisorKind
 from p2v.model.plan import Plan, PlannedDisk
+from p2v.model.rating import Reason
 from p2v.model.vm import VmSettings
-from p2v.placement.rating import Reason
 from p2v.service import tables
 from p2v.service.hosts import STALE_S, Hosts
 from p2v.service.hoststore import HostStore
