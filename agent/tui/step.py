@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, cast
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
+from textual.dom import DOMNode
 from textual.screen import Screen
 from textual.widgets import Footer, Static
 
@@ -74,8 +75,14 @@ class Step(Screen[None]):
     def action_next(self) -> None:
         """Go on, if all that is needed is there."""
         # The key has priority, so that no field takes it: it comes before what was typed just ahead
-        # of it, which the field must read, and this screen hear of, first.
-        (self.focused or self).call_later(self.call_later, self._next)
+        # of it, which the field must read, and all the way up to this screen hear of, first.
+        self._follow(self.focused or self)
+
+    def _follow(self, node: DOMNode) -> None:
+        if node is self or node.parent is None:
+            self.call_later(self._next)
+        else:
+            node.call_later(self._follow, node.parent)
 
     def _next(self) -> None:
         if self.is_current and self.leave():

@@ -14,7 +14,7 @@ from agent.credentials import find_credentials, known_converters, pair_and_keep
 from agent.job.launch import Target
 from agent.stream.remote import Address, RemoteConverter
 from agent.tui.step import Step
-from agent.tui.widgets import Parses, Pick, Rows
+from agent.tui.widgets import Field, Parses, Pick, Rows
 from p2v.model.errors import P2VError, UsageError
 from p2v.model.pairing import Code
 
@@ -52,13 +52,13 @@ class ConverterStep(Step):
         with Vertical(id="network"):
             with Horizontal(classes="field"):
                 yield Label("Address", classes="label")
-                yield Input(
+                yield Field(
                     target.server, id="server", validators=[Parses(Address.parse)],
                     placeholder="converter.example or 192.0.2.10:8443",
                 )  # fmt: skip
             with Horizontal(classes="field"):
                 yield Label("Pairing code", classes="label")
-                yield Input(id="code", validators=[Parses(_parse_code)], placeholder="7QK-3M9-X4T")
+                yield Field(id="code", validators=[Parses(_parse_code)], placeholder="7QK-3M9-X4T")
             yield Static(
                 "The converter prints a code with 'p2v pair'; it serves once. "
                 "None is needed for a converter that this machine knows:",
@@ -67,7 +67,7 @@ class ConverterStep(Step):
             yield Rows(id="known")
         with Vertical(id="here"), Horizontal(classes="field"):
             yield Label("Folder", classes="label")
-            yield Input(target.folder, id="folder", validators=[Parses(parse_folder)])
+            yield Field(target.folder, id="folder", validators=[Parses(parse_folder)])
 
     def on_mount(self) -> None:
         """Offer the converters that are known."""

@@ -12,6 +12,8 @@ from textual.containers import Vertical
 from textual.screen import ModalScreen
 from textual.widgets import Footer, Input, Static
 
+from agent.tui.widgets import Field
+
 
 class Question(ModalScreen[str]):
     """Asks for one of `words`; the result is that word, or "" for none."""
@@ -29,7 +31,7 @@ class Question(ModalScreen[str]):
         """Show the question and a field for the word."""
         with Vertical(id="question"):
             yield Static(self._text, classes="text", markup=False)
-            yield Input(id="word")
+            yield Field(id="word")
             yield Static("", id="wrong", markup=False)
         yield Footer(show_command_palette=False)
 
@@ -59,7 +61,7 @@ class Entry(ModalScreen[str]):
         """Show what is asked and the field."""
         with Vertical(id="question"):
             yield Static(self._text, classes="text", markup=False)
-            yield Input(self._value, id="word")
+            yield Field(self._value, id="word")
         yield Footer(show_command_palette=False)
 
     @on(Input.Submitted, "#word")

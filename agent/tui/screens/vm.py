@@ -15,7 +15,7 @@ from textual.widgets import Input, Label, Static
 
 from agent.tui.draft import parse_cpus, parse_memory, parse_name
 from agent.tui.step import Step
-from agent.tui.widgets import Parses, Pick
+from agent.tui.widgets import Field, Parses, Pick
 from p2v.model.command import printable
 from p2v.model.errors import UsageError
 from p2v.model.machine import FirmwareKind
@@ -51,14 +51,14 @@ class VmStep(Step):
         with VerticalScroll(can_focus=False):
             with Horizontal(classes="field"):
                 yield Label("Name", classes="label")
-                yield Input(plan.name, id="name", validators=[Parses(parse_name)])
+                yield Field(plan.name, id="name", validators=[Parses(parse_name)])
             with Horizontal(classes="field"):
                 yield Label("Processors", classes="label")
-                yield Input(str(vm.cpus), id="cpus", validators=[Parses(parse_cpus)])
+                yield Field(str(vm.cpus), id="cpus", validators=[Parses(parse_cpus)])
             with Horizontal(classes="field"):
                 yield Label("Memory in GiB", classes="label")
                 memory = f"{vm.memory / GiB:.1f}".removesuffix(".0")
-                yield Input(memory, id="memory", validators=[Parses(parse_memory)])
+                yield Field(memory, id="memory", validators=[Parses(parse_memory)])
             with Horizontal(classes="field"):
                 yield Label("Disk format", classes="label")
                 yield Pick([name for name, _, _ in _FORMATS], chosen, id="format")
@@ -78,7 +78,7 @@ class VmStep(Step):
             addresses = next((n.addresses for n in self.draft.found.nics if n.name == nic.name), ())
             yield Static(printable(f"{nic.name}  {nic.mac}  {' '.join(addresses)}"))
             label = Label("  network", classes="label")
-            field = Input(nic.network, id=f"nic{number}", name=nic.name)
+            field = Field(nic.network, id=f"nic{number}", name=nic.name)
             yield Horizontal(label, field, classes="field")
 
     @on(Input.Changed)
