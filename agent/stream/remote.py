@@ -211,6 +211,26 @@ class RemoteConverter:
         ratings = self._call("POST", "/placement", {"plan": to_json(plan)}).get("ratings")
         return ratings if isinstance(ratings, list) else []
 
+    def networks(self) -> list[str]:
+        """Return the names of the networks that the converter's hosts have."""
+        hosts = self._call("GET", "/hosts").get("hosts")
+        facts = [each.get("facts", {}) for each in hosts] if isinstance(hosts, list) else []
+        names = [str(net.get("name", "")) for each in facts for net in each.get("networks", ())]
+        return sorted({name for name in names if name})
+
+    def script(self, plan: Plan) -> tuple[str, str]:
+        """Return for which hypervisor, and the script that will make the plan's machine there."""
+        answer = self._call("POST", "/script", {"plan": to_json(plan)})
+        return str(answer.get("kind", "")), str(answer.get("text", ""))
+
+    def conversion(self, id: str) -> dict[str, Any]:  # noqa: A002
+        """Return the report on a finished migration's guest (docs/guest.md)."""
+        return self._call("GET", f"/migrations/{id}/conversion")
+
+    def machine(self, id: str) -> dict[str, Any]:  # noqa: A002
+        """Return what became of a migration's virtual machine (docs/hosts.md)."""
+        return self._call("GET", f"/migrations/{id}/machine")
+
     def heartbeat(self, id: str) -> None:  # noqa: A002
         """Keep the lease while no data connection does."""
         lease = self._leases.get(id)

@@ -7,7 +7,6 @@ import argparse
 import re
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +16,8 @@ from p2v.cli.serve import DEFAULT_DATA
 from p2v.model.command import Subparsers
 from p2v.model.errors import UsageError
 from p2v.model.host import HypervisorKind
-from p2v.model.order import make_order
 from p2v.model.planfile import load
-from p2v.script import make_script
-from p2v.script.make import extension
+from p2v.script.make import make_plan_script
 from p2v.service.adminclient import AdminClient
 
 _POLL_S = 0.5
@@ -73,18 +70,10 @@ def _of_plan(path: Path, args: argparse.Namespace) -> dict[str, Any]:
     if args.kind is None:
         raise UsageError(problem="a plan knows no hypervisor; add --kind")
     kind = HypervisorKind(args.kind)
-    storage = args.storage or (plan.vm.storage if plan.vm else "")
-    if not storage:
+    if not (args.storage or (plan.vm and plan.vm.storage)):
         raise UsageError(problem="add --storage with the host's datastore, pool or folder")
-    order = make_order(plan, _migration_name(plan.name), storage, extension(kind))
-    if args.host:
-        order = replace(order, vm=replace(order.vm, host=args.host))
-    return {"kind": kind, "host": args.host, "text": make_script(kind, order)}
-
-
-def _migration_name(name: str) -> str:
-    """Return what a migration of a plan may be called: its images are named by it."""
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "machine"
+    text = make_plan_script(kind, plan, args.storage, args.host)
+    return {"kind": kind, "host": args.host, "text": text}
 
 
 def _of_migration(args: argparse.Namespace) -> dict[str, Any]:

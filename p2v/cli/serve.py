@@ -45,6 +45,11 @@ def register(subparsers: Subparsers) -> None:
         default="",
         help="postgresql://... to share the work; default: files in the data folder",
     )
+    parser.add_argument(
+        "--no-announce",
+        action="store_true",
+        help="do not tell the local network (mDNS); wizards there offer what they hear of",
+    )
     parser.add_argument("--log-level", choices=LEVELS, default="info")
     parser.add_argument("--json", action="store_true", help="print one JSON document at start")
     parser.set_defaults(run=run)
@@ -61,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     # Imported here: DBOS takes a second that a wrong command line need not wait for.
     from p2v.service.converter import Converter, Settings
 
-    converter = Converter(Settings(args.data, host, port, args.database))
+    converter = Converter(Settings(args.data, host, port, args.database, not args.no_announce))
     _introduce(converter, args)
     notify("READY=1")
     _watch(converter, stop)

@@ -3,11 +3,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any, cast
 
-from fastapi import APIRouter, Body, Path, Response
+from fastapi import APIRouter, Body, Response
+from fastapi import Path as PathParameter
 
 import p2v
+from p2v.guest.report import load_report, report_path
+from p2v.model.document import encode
+from p2v.model.errors import MigrationStateError
 from p2v.model.planfile import from_json
 from p2v.service import metrics, views
 from p2v.service.auth import Principal
@@ -16,8 +21,8 @@ from p2v.service.migrations import Migrations
 
 router = APIRouter()
 
-Id = Annotated[str, Path(max_length=63, description="The migration's id.")]
-Index = Annotated[int, Path(ge=0, lt=1 << 32)]
+Id = Annotated[str, PathParameter(max_length=63, description="The migration's id.")]
+Index = Annotated[int, PathParameter(ge=0, lt=1 << 32)]
 
 
 class OctetResponse(Response):
@@ -176,6 +181,18 @@ def complete(
     _ready(context)
     context.migrations.complete(id, body.lease, body.report)
     return _view(context.migrations, id)
+
+
+@router.get("/migrations/{id}/conversion", tags=["migrations"])
+def conversion(id: Id, context: Shared, asker: Asker) -> dict[str, Any]:  # noqa: A002
+    """Return the report on the guest's conversion and rehearsal (docs/guest.md)."""
+    migration = context.migrations.get(id)
+    path = report_path(Path(migration.images[0])) if migration.images else None
+    if path is None or not path.exists():
+        raise MigrationStateError(
+            id=id, state=migration.state.value, problem="its guest was not converted"
+        )
+    return cast("dict[str, Any]", encode(load_report(path)))
 
 
 @router.put("/migrations/{id}/evidence", tags=["migrations"], status_code=204)

@@ -12,6 +12,7 @@ from pathlib import Path
 from p2v.model.errors import UsageError
 from p2v.service.addresses import server_url
 from p2v.service.adminclient import SOCKET_NAME
+from p2v.service.announce import Announcer
 from p2v.service.app import make_app
 from p2v.service.certificate import Certificate, ensure_certificate
 from p2v.service.context import Context
@@ -40,12 +41,16 @@ LOCAL = "local"
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What `p2v serve` is told. An empty `database` means files in `data`."""
+    """What `p2v serve` is told. An empty `database` means files in `data`.
+
+    With `announce` the local network is told of it, unless it listens on a loopback only.
+    """
 
     data: Path
     host: str
     port: int
     database: str = ""
+    announce: bool = True
 
 
 class Converter:
@@ -99,6 +104,10 @@ class Converter:
             self._front.start()
             deployer.hosts.start()
             stack.callback(deployer.hosts.stop)
+            if settings.announce:
+                announcer = Announcer(settings.host, self._front.port)
+                announcer.start()
+                stack.callback(announcer.stop)
             self._parts = stack.pop_all()
 
     @property

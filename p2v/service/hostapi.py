@@ -31,6 +31,7 @@ from p2v.model.vm import VmSettings
 from p2v.placement.demand import settings
 from p2v.placement.rate import Policy
 from p2v.script import make_script
+from p2v.script.make import make_plan_script, usual_kind
 from p2v.service import hostviews as views
 from p2v.service.context import Asker, Context, Shared
 from p2v.service.hoststore import KnownHost
@@ -108,6 +109,19 @@ def placement_of_plan(
 def _placement(context: Context, plan: Plan, policy: Policy) -> views.PlacementView:
     found = context.deployer.hosts.rate(plan, policy)
     return views.PlacementView(goal=policy.goal, ratings=[each.to_json() for each in found])
+
+
+@router.post("/script")
+def script_of_plan(body: views.PlanToScript, context: Shared, asker: Asker) -> views.ScriptView:
+    """Return the script for a plan's machine, to be read before there are images."""
+    plan = from_json(body.plan)
+    host = settings(plan).host
+    known = next((h for h in context.deployer.hosts.known() if h.facts.name == host), None)
+    kind = known.facts.hypervisor if known is not None else usual_kind(plan.format)
+    rated = context.deployer.hosts.rate(plan) if known is not None else ()
+    storage = next((rating.storage for rating in rated if rating.host == host), "")
+    text = make_plan_script(kind, plan, settings(plan).storage or storage)
+    return views.ScriptView(kind=kind, host=host, text=text, hashed=0, total=0)
 
 
 # --- machines ------------------------------------------------------------------------------------

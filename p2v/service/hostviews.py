@@ -132,6 +132,12 @@ class WantedScript(_Request):
     storage: Text = ""
 
 
+class PlanToScript(_Request):
+    """A plan of which the script is to be read; nothing is done with it."""
+
+    plan: dict[str, Any]
+
+
 class ScriptView(BaseModel):
     """A script; while `text` is empty its images are read for their digests: ask again."""
 

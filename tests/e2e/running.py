@@ -78,7 +78,8 @@ def wait_for(what: Callable[[], Any], timeout_s: float = 60.0, every_s: float = 
 class Converter:
     """`p2v serve` as a process. Killed and started again, it keeps its port and its data."""
 
-    def __init__(self, data: Path, log: Path | None = None) -> None:
+    def __init__(self, data: Path, log: Path | None = None, words: Sequence[str] = ()) -> None:
+        self.words = words
         self.data = data
         self.log = log or data.with_name(data.name + ".log")
         self.host = "127.0.0.1"
@@ -92,7 +93,7 @@ class Converter:
         listen = ("--listen", f"{self.host}:{self.port}")
         with self.log.open("a") as log:
             self.process = subprocess.Popen(
-                [*P2V, "serve", "--data", str(self.data), *listen, "--json"],
+                [*P2V, "serve", "--data", str(self.data), *listen, *self.words, "--json"],
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,

@@ -68,6 +68,8 @@ def test_health_needs_no_token(running):
         ("GET", "/placement?migration=x"),
         ("POST", "/placement"),
         ("GET", "/migrations/x/machine"),
+        ("GET", "/migrations/x/conversion"),
+        ("POST", "/script"),
     ],
 )
 @pytest.mark.parametrize("token", ["", "p2v_wrong"])

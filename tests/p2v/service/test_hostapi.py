@@ -12,7 +12,11 @@ from pathlib import Path
 import pytest
 
 from p2v.cli.main import main
+from p2v.guest.report import Report, Verdict, report_path
+from p2v.guest.target import Platform, Target
+from p2v.model.machine import FirmwareKind
 from p2v.model.migration import MigrationState
+from p2v.model.plan import ImageFormat
 from p2v.model.planfile import dump, to_json
 from p2v.model.vm import VmLoad, VmNic, VmSettings
 from tests.p2v.script.powershell import faults, parse
@@ -183,6 +187,26 @@ def test_a_plans_script_needs_no_converter(plan_file, capsys):
     assert "Add-Type" not in text
     assert main(["script", str(plan_file), "--kind", "hyperv"]) == 2
     assert main(["script", str(plan_file), "--storage", "x"]) == 2
+
+
+def test_the_report_on_a_guest_is_shown_once_there_is_one(running, finished):
+    name, image = finished
+    path = f"/migrations/{name}/conversion"
+    answer = running.client().call("GET", path)
+    assert answer.status == 409 and "not converted" in answer.json["detail"]
+    target = Target(Platform.HYPERV, FirmwareKind.UEFI)
+    report = Report((str(image),), target, Verdict.CONVERTED, "Debian 12 is ready.", 1.0)
+    report_path(image).write_text(report.to_json())
+    assert running.client().call("GET", path).json == json.loads(report.to_json())
+
+
+def test_an_agent_reads_the_script_of_its_plan_beforehand(running, known, plan):
+    plan = replace(plan, format=ImageFormat.VHDX)
+    chosen = replace(plan, vm=replace(plan.vm, host="hv1"))
+    for each, storage in ((plan, "Virtual Hard Disks"), (chosen, r"D:\VMs")):
+        answer = running.client().call("POST", "/script", {"plan": to_json(each)}).json
+        assert answer["kind"] == "hyperv" and storage in answer["text"]
+        assert not faults(parse(answer["text"]))
 
 
 def test_a_finished_migrations_script_fetches_its_images_once(p2v, running, finished, tmp_path):
