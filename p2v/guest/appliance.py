@@ -12,7 +12,6 @@ https://libguestfs.org/guestfs.3.html, https://libguestfs.org/guestfs-security.1
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import tempfile
 import threading
@@ -25,6 +24,7 @@ from typing import Any, Self
 
 from p2v.guest import debian
 from p2v.guest.accelerator import Accelerator, accelerator
+from p2v.guest.scratch import Scratch
 from p2v.guest.signals import Signals
 from p2v.model.errors import GuestError, ToolError
 from p2v.model.units import MiB
@@ -76,8 +76,8 @@ class Appliance:
             GuestError: a drive can't be opened.
         """
         self.name = name
-        self._folder = tempfile.mkdtemp(prefix="p2v-appliance.")
-        self._id = Path(self._folder).name
+        self._scratch = Scratch("appliance")
+        self._id = self._scratch.path.name
         self._ended = threading.Event()
         self._late = False
         self._closed = False
@@ -92,7 +92,7 @@ class Appliance:
             self._ended.set()
             self._signals.close()
             self.handle.close()
-            shutil.rmtree(self._folder, ignore_errors=True)
+            self._scratch.close()
             raise
         self._watch = threading.Thread(
             target=self._kill_after, args=(deadline_s, self._ended), name="appliance", daemon=True
@@ -126,7 +126,7 @@ class Appliance:
             self._ended.set()
             self._signals.close()
             self.handle.close()
-            shutil.rmtree(self._folder, ignore_errors=True)
+            self._scratch.close()
 
     @contextmanager
     def calling(self, what: str) -> Iterator[Any]:
@@ -244,7 +244,7 @@ class Appliance:
         handle.set_memsize(MEMORY_MIB)
         handle.set_network(False)
         handle.set_autosync(True)
-        handle.set_tmpdir(self._folder)
+        handle.set_tmpdir(str(self._scratch.path))
         with self.calling("naming its appliance"):
             handle.config("-name", self._id)
         for drive in drives:
@@ -266,7 +266,7 @@ class Appliance:
     @contextmanager
     def _carried(self, content: bytes) -> Iterator[Path]:
         """Give a file of the converter that holds `content`, to be uploaded."""
-        with tempfile.NamedTemporaryFile(dir=self._folder) as file:
+        with tempfile.NamedTemporaryFile(dir=self._scratch.path) as file:
             file.write(content)
             file.flush()
             yield Path(file.name)

@@ -6,7 +6,6 @@ from __future__ import annotations
 import shutil
 import socket
 import subprocess
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from time import monotonic, sleep
 from p2v.guest.accelerator import QEMU, Accelerator
 from p2v.guest.rehearsal.qmp import Gone, Qmp
 from p2v.guest.rehearsal.screen import Picture, parse_ppm
+from p2v.guest.scratch import Scratch
 from p2v.model.errors import ToolError
 from p2v.model.machine import FirmwareKind
 from p2v.model.units import GiB, MiB
@@ -26,6 +26,8 @@ _CREATE_S = 60.0
 _PIECE = 64 * 1024
 _MOST_AT_ONCE = 1 * MiB
 _OVERLAY_LIMIT = 16 * GiB
+_ROOM = "/var/tmp"  # noqa: S108
+"""Where the overlays lie: /tmp may be in memory."""
 _FIRMWARE = Path("/usr/share/OVMF")
 _SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 
@@ -143,8 +145,8 @@ def running(drives: Sequence[Drive], hardware: Hardware) -> Iterator[Machine]:
     Raises:
         ToolError: QEMU is missing or can't use an image.
     """
-    with tempfile.TemporaryDirectory(prefix="p2v-rehearsal.", dir=_room()) as name:
-        folder = Path(name)
+    with Scratch("rehearsal", _ROOM) as scratch:
+        folder = scratch.path
         overlays = [_overlay(drive, folder / f"disk{n}") for n, drive in enumerate(drives)]
         with (folder / "stderr").open("wb") as stderr:
             process = subprocess.Popen(
@@ -244,11 +246,6 @@ def _overlay(drive: Drive, path: Path) -> Path:
         said = done.stderr.decode(errors="replace").strip().splitlines()
         raise ToolError(tool="qemu-img", problem=said[-1] if said else "it failed")
     return path
-
-
-def _room() -> str:
-    """Return the folder for overlays: /tmp may be in memory."""
-    return "/var/tmp"  # noqa: S108
 
 
 def _quoted(path: Path) -> str:
