@@ -7,9 +7,10 @@ from collections.abc import Iterator
 
 from p2v.guest.appliance import Appliance
 from p2v.guest.facts import GuestFacts
-from p2v.guest.linux.drivers import BOOT, unfit, wanted_in_initramfs
+from p2v.guest.linux.drivers import BOOT, unfit
 from p2v.guest.linux.facts import DriverState, Kernel
 from p2v.guest.linux.kernels import modules_in
+from p2v.guest.linux.rebuild import wanted
 from p2v.guest.linux.steps import linux, load_steps
 from p2v.guest.report import Check
 from p2v.guest.target import Target
@@ -19,28 +20,28 @@ def check(appliance: Appliance, facts: GuestFacts, target: Target) -> Iterator[C
     """Yield what was looked up in the edited guest."""
     for kernel in linux(facts).kernels:
         if kernel.image and not unfit(kernel, target.platform):
-            yield _drivers(appliance, kernel, target)
+            yield _drivers(appliance, kernel, facts, target)
     for step in load_steps():
         if step.detect(facts, target):
             yield from step.check(appliance, facts, target)
 
 
-def _drivers(appliance: Appliance, kernel: Kernel, target: Target) -> Check:
+def _drivers(appliance: Appliance, kernel: Kernel, facts: GuestFacts, target: Target) -> Check:
     """List a kernel's initramfs: every driver that the root file system needs must be in it."""
-    wanted = wanted_in_initramfs(kernel, target.platform)
+    needed = wanted(kernel, facts, target)
     built_in = [
         driver for driver in BOOT[target.platform] if kernel.state(driver) is DriverState.BUILT_IN
     ]
     name = f"drivers of kernel {kernel.version}"
-    if not wanted:
+    if not needed:
         return Check(name, True, f"all are built in: {', '.join(built_in)}")
     if not kernel.initramfs:
-        return Check(name, False, f"it has no initramfs, and {', '.join(wanted)} are modules")
+        return Check(name, False, f"it has no initramfs, and {', '.join(needed)} are modules")
     found = modules_in(appliance, kernel.initramfs)
-    lacking = [driver for driver in wanted if driver not in found]
+    lacking = [driver for driver in needed if driver not in found]
     if lacking:
         return Check(name, False, f"{kernel.initramfs} lacks {', '.join(lacking)}")
-    evidence = f"{kernel.initramfs} holds {', '.join(wanted)}"
+    evidence = f"{kernel.initramfs} holds {', '.join(needed)}"
     if built_in:
         evidence += f"; built in: {', '.join(built_in)}"
     return Check(name, True, evidence)

@@ -16,16 +16,14 @@ BOOT = {
     Platform.KVM: ("virtio_pci", "virtio_blk", "virtio_scsi", "sd_mod"),
 }
 """Without these the guest does not find its disk: they must be in every initramfs."""
-EARLY = {
-    Platform.HYPERV: ("hyperv_keyboard", "hid_hyperv", "ata_piix"),
-    Platform.KVM: ("virtio_net",),
-}
+EARLY = {Platform.HYPERV: ("hyperv_keyboard", "hid_hyperv", "ata_piix"), Platform.KVM: ()}
 """These belong into the initramfs too, where the kernel has them.
 
 `ata_piix` drives the emulated IDE of generation 1 where the VMBus does not answer; and a rehearsal
 under QEMU, which has no VMBus, finds its disk by it.
 """
 NETWORK = {Platform.HYPERV: "hv_netvsc", Platform.KVM: "virtio_net"}
+"""This one belongs there if the guest uses the network before its root is mounted."""
 LATER = {
     Platform.HYPERV: ("hv_netvsc", "hv_utils", "hv_balloon", "pci_hyperv"),
     Platform.KVM: ("virtio_net", "virtio_balloon", "virtio_console"),
@@ -53,13 +51,10 @@ def unfit(kernel: Kernel, platform: Platform) -> list[str]:
     return [driver for driver in needed if kernel.state(driver) is DriverState.MISSING]
 
 
-def wanted_in_initramfs(kernel: Kernel, platform: Platform) -> list[str]:
-    """Return the drivers that the kernel has as modules and needs before its root is mounted."""
-    early = (*BOOT[platform], *EARLY[platform])
+def wanted_in_initramfs(kernel: Kernel, platform: Platform, *, network: bool) -> list[str]:
+    """Return the drivers that the kernel has as modules and needs before its root is mounted.
+
+    With `network`, that of the network too.
+    """
+    early = [*BOOT[platform], *EARLY[platform], *([NETWORK[platform]] if network else [])]
     return [driver for driver in early if kernel.state(driver) is DriverState.MODULE]
-
-
-def not_in_initramfs(kernel: Kernel, platform: Platform) -> list[str]:
-    """Return those of `wanted_in_initramfs` that the initramfs lacks."""
-    wanted = wanted_in_initramfs(kernel, platform)
-    return [driver for driver in wanted if driver not in kernel.in_initramfs]

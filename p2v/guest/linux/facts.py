@@ -50,6 +50,10 @@ class Kernel:
         """Return how the kernel has `driver`."""
         return next((one.state for one in self.drivers if one.name == driver), DriverState.MISSING)
 
+    def holds(self, driver: str) -> bool:
+        """Return whether the initramfs holds `driver`."""
+        return driver in self.in_initramfs
+
 
 @dataclass(frozen=True, slots=True)
 class TextFile:

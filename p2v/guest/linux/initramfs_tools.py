@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from p2v.guest.appliance import Appliance
 from p2v.guest.edit import Area, Edit, RunProgram, WriteFile
 from p2v.guest.facts import GuestFacts
+from p2v.guest.linux import rebuild
 from p2v.guest.linux.cmdline import corrected, lost_devices
 from p2v.guest.linux.facts import MAX_TEXT
 from p2v.guest.linux.rebuild import TIMEOUT_S, modules, reason, room_problem
@@ -19,13 +20,14 @@ from p2v.model.machine import Problem
 MODULES = "/etc/initramfs-tools/modules"
 POLICY = "/etc/initramfs-tools/conf.d/p2v"
 RESUME = "/etc/initramfs-tools/conf.d/resume"
-FILES: tuple[str, ...] = (MODULES, RESUME)
-PATHS: tuple[str, ...] = ("/usr/sbin/update-initramfs", "/usr/sbin/mkinitramfs")
+_TOOLS = ("/usr/sbin/update-initramfs", "/usr/sbin/mkinitramfs")
+FILES: tuple[str, ...] = (MODULES, *rebuild.FILES)
+PATHS: tuple[str, ...] = (*_TOOLS, *rebuild.PATHS)
 
 
 def detect(facts: GuestFacts, _target: Target) -> bool:
     """Return whether the guest makes its initramfs so; a leftover of one of both parts does not."""
-    return all(linux(facts).has(path) for path in PATHS)
+    return all(linux(facts).has(path) for path in _TOOLS)
 
 
 def plan(facts: GuestFacts, target: Target, planned: Sequence[Edit]) -> Iterator[Edit | Problem]:

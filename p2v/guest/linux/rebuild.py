@@ -1,21 +1,39 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""When an initramfs must be made anew; shared by the steps that make one."""
+"""When an initramfs must be made anew, and with what; shared by the steps that make one.
+
+It costs minutes where the appliance is emulated, so it is done only where it must be. A .link file
+that names a network interface is no reason by itself. Hyper-V's interfaces have no slot: udev in an
+initramfs leaves them eth0, and the system's own udev gives them their names later. KVM's get names
+by slot there if their driver is there too, and systemd before 243 does not rename them again.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 
 from p2v.guest.edit import Edit, RenameFile, WriteFile
 from p2v.guest.facts import GuestFacts
-from p2v.guest.linux.drivers import BOOT, EARLY, not_in_initramfs, unfit
-from p2v.guest.linux.facts import DriverState, Kernel
+from p2v.guest.linux.drivers import NETWORK, unfit, wanted_in_initramfs
+from p2v.guest.linux.facts import Kernel
+from p2v.guest.linux.grub import DEFAULTS, MENUS
 from p2v.guest.linux.steps import linux
-from p2v.guest.target import Target
+from p2v.guest.target import Platform, Target
 from p2v.model.machine import Problem, Severity
 from p2v.model.units import MiB, format_size
 
-_COPIED = ("/etc/crypttab", "/etc/lvm/", "/etc/mdadm", "/etc/systemd/network/")
+FILES: tuple[str, ...] = ("/etc/initramfs-tools/initramfs.conf", "/etc/initramfs-tools/conf.d/*")
+PATHS: tuple[str, ...] = ("/etc/dropbear/initramfs", "/etc/dropbear-initramfs")
+"""What tells whether the guest uses the network early, besides its kernels' command lines."""
+
+_COPIED = ("/etc/crypttab", "/etc/lvm/", "/etc/mdadm")
 """Configuration of which an initramfs holds a copy; its /etc/fstab is an empty file, or none."""
+_LINKS = "/etc/systemd/network/"
+_EARLY_NETWORK = re.compile(
+    r"^\s*IP=[\"']?(?!off|none)[\w:]"
+    r"|(?<![^\s\"'=])(?:ip=(?!off|none)[\w:]|rd\.neednet=1|netroot=|root=/dev/nfs)",
+    re.MULTILINE,
+)
 _ROOM = 64 * MiB
 TIMEOUT_S = 3600
 
@@ -29,30 +47,39 @@ def kernels(facts: GuestFacts, target: Target) -> list[Kernel]:
     ]
 
 
+def needs_network_early(facts: GuestFacts) -> bool:
+    """Return whether the guest uses the network before its root is mounted.
+
+    It may be unlocked over it (dropbear), or have its root there.
+    """
+    found = linux(facts)
+    files = (file for pattern in (*FILES, *MENUS, DEFAULTS) for file in found.matching(pattern))
+    return any(map(found.has, PATHS)) or any(_EARLY_NETWORK.search(file.text) for file in files)
+
+
+def wanted(kernel: Kernel, facts: GuestFacts, target: Target) -> list[str]:
+    """Return the drivers that the initramfs of a kernel must hold."""
+    network = needs_network_early(facts)
+    return wanted_in_initramfs(kernel, target.platform, network=network)
+
+
 def reason(facts: GuestFacts, target: Target, planned: Sequence[Edit]) -> str:
     """Return why the initramfs must be made anew, "" if they are right as they are."""
     lacking = [
         f"that of {kernel.version} lacks {', '.join(missing)}"
         for kernel in kernels(facts, target)
-        if (missing := not_in_initramfs(kernel, target.platform))
+        if (missing := [one for one in wanted(kernel, facts, target) if not kernel.holds(one)])
     ]
     if lacking:
         return "; ".join(lacking)
-    paths = (
-        edit.action.path for edit in planned if isinstance(edit.action, WriteFile | RenameFile)
-    )
-    copied = sorted({path for path in paths if path.startswith(_COPIED)})
+    copied = sorted(set(_copied(facts, target, planned)))
     return f"it holds copies of {', '.join(copied)}" if copied else ""
 
 
 def modules(facts: GuestFacts, target: Target) -> list[str]:
     """Return the drivers to name: those that any of the kernels has as a module."""
-    wanted = (*BOOT[target.platform], *EARLY[target.platform])
-    return [
-        driver
-        for driver in wanted
-        if any(one.state(driver) is DriverState.MODULE for one in kernels(facts, target))
-    ]
+    each = (wanted(kernel, facts, target) for kernel in kernels(facts, target))
+    return list(dict.fromkeys(driver for drivers in each for driver in drivers))
 
 
 def room_problem(facts: GuestFacts) -> Problem | None:
@@ -66,4 +93,22 @@ def room_problem(facts: GuestFacts) -> Problem | None:
         boot.mount_point,
         f"Only {format_size(boot.free)} are free where the initramfs are made.",
         "If that fails, remove old kernels on the source and capture it again.",
+    )
+
+
+def _copied(facts: GuestFacts, target: Target, planned: Sequence[Edit]) -> Iterator[str]:
+    """Yield the paths of edited files that an initramfs has its own copy of."""
+    held = (*_COPIED, _LINKS) if _names_interfaces(facts, target) else _COPIED
+    for edit in planned:
+        if isinstance(edit.action, WriteFile | RenameFile) and edit.action.path.startswith(held):
+            yield edit.action.path
+
+
+def _names_interfaces(facts: GuestFacts, target: Target) -> bool:
+    """Return whether udev in an initramfs settles the names of network interfaces."""
+    if needs_network_early(facts):
+        return True
+    driver = NETWORK[Platform.KVM]
+    return target.platform is Platform.KVM and any(
+        kernel.holds(driver) for kernel in kernels(facts, target)
     )
