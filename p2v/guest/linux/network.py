@@ -11,7 +11,9 @@ same MAC address, and must not be given the same name.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from fnmatch import fnmatchcase
 
 from p2v.guest.appliance import Appliance
 from p2v.guest.edit import Area, Edit, RemoveFile, WriteFile
@@ -32,12 +34,15 @@ _SYSTEMD = ("/lib/systemd/systemd-udevd", "/usr/lib/systemd/systemd-udevd")
 _UDEVADM = ("/sbin/udevadm", "/bin/udevadm", "/usr/bin/udevadm")
 PATHS: tuple[str, ...] = (*_SYSTEMD, *_UDEVADM, _GENERATOR)
 
+_WILD = re.compile(r"[*?]")
+_USUAL = {Platform.HYPERV: ("eth0",), Platform.KVM: ("ens3", "enp1s0")}
+"""What the VM's first interface is called if nobody names it: by systemd, on the usual machines."""
 _KERNEL_NAME = re.compile(r"eth\d+")
 
 
-def detect(facts: GuestFacts, _target: Target) -> bool:
-    """Return whether hardware interfaces are configured by name."""
-    return bool(interfaces.interfaces(linux(facts)))
+def detect(facts: GuestFacts, target: Target) -> bool:
+    """Return whether hardware interfaces have names to keep."""
+    return bool(_with_macs(facts, target)) or linux(facts).file(_RULES) is not None
 
 
 def plan(facts: GuestFacts, target: Target, _planned: Sequence[Edit]) -> Iterator[Edit | Problem]:
@@ -51,6 +56,7 @@ def plan(facts: GuestFacts, target: Target, _planned: Sequence[Edit]) -> Iterato
             RemoveFile(_RULES),
             before=_RULES,
         )
+    yield from map(_bound, interfaces.bound_to_hardware(linux(facts)))
     if _kernel_names_fit(facts, target, found):
         return
     alone = len(found) == 1
@@ -78,12 +84,37 @@ def link_path(name: str) -> str:
 
 
 def _with_macs(facts: GuestFacts, target: Target) -> list[Interface]:
-    """Return the configured interfaces, with the MAC addresses that are known of the source."""
+    """Return the interfaces whose names the VM's cards shall have, with their MAC addresses.
+
+    These are the configured ones, and those known of the source: firewalls name interfaces too. Of
+    a bond that has become one card of the VM, its first member stands for all.
+    """
     known = {nic.name: nic.mac.lower() for nic in target.nics if nic.mac}
-    return [
-        Interface(one.name, known.get(one.name, one.mac), one.style, one.path)
-        for one in interfaces.interfaces(linux(facts))
-    ]
+    found: dict[str, Interface] = {}
+    for one in interfaces.interfaces(linux(facts)):
+        for name in _named(one.name, known, target):
+            found[name] = replace(one, name=name, mac=known.get(name, one.mac))
+    for name, mac in known.items():
+        if not interfaces.is_virtual(name):
+            found.setdefault(name, Interface(name, mac, style="of the source"))
+        elif members := [one for one in found.values() if one.bond == name]:
+            if any(one.name in known for one in members):
+                continue
+            for one in members:
+                del found[one.name]
+            found[members[0].name] = replace(members[0], mac=mac)
+    return [found[name] for name in sorted(found)]
+
+
+def _named(pattern: str, known: Mapping[str, str], target: Target) -> list[str]:
+    """Return the names that a pattern of the configuration means; a name means itself."""
+    if not _WILD.search(pattern):
+        return [pattern]
+    if names := [name for name in known if fnmatchcase(name, pattern)]:
+        return names
+    if any(fnmatchcase(name, pattern) for name in _USUAL[target.platform]):
+        return []
+    return [_WILD.sub("0", pattern)]
 
 
 def _links_work(facts: GuestFacts) -> bool:
@@ -105,11 +136,11 @@ def _kernel_names_fit(facts: GuestFacts, target: Target, found: Sequence[Interfa
 def _link(one: Interface, target: Target) -> Edit:
     match = f"MACAddress={one.mac}\n" if one.mac else ""
     text = f"[Match]\n{match}Driver={NETWORK[target.platform]}\n\n[Link]\nName={one.name}\n"
+    why = f"{one.path} ({one.style}) configures it by that name" if one.path else "it had that name"
     return Edit(
         Area.NETWORK,
         f"give the network interface the name {one.name}",
-        f"{one.path} ({one.style}) configures it by that name"
-        + ("" if one.mac else "; its MAC address is unknown, and it is the only one"),
+        why + ("" if one.mac else "; its MAC address is unknown, and it is the only one"),
         WriteFile(link_path(one.name), text),
     )
 
@@ -126,6 +157,16 @@ def _persistent_rules(found: Sequence[Interface]) -> Edit:
         f"give the network interfaces the names {', '.join(one.name for one in found)}",
         "the guest configures them by these names",
         WriteFile(_RULES, "".join(lines)),
+    )
+
+
+def _bound(path: str) -> Problem:
+    return Problem(
+        Severity.WARNING,
+        "network-by-hardware",
+        path,
+        f"{path} chooses a network interface by its driver or slot, which the VM's does not have.",
+        "Choose it by name or MAC address there, on the source or at the VM's console.",
     )
 
 

@@ -47,6 +47,9 @@ def named(files):
             ("em1", MAC),
         ),
         ("/etc/sysconfig/network/ifcfg-eth3", "BOOTPROTO='static'\n", ("eth3", "")),
+        ("/etc/network/interfaces.d/v", "iface eno1.100 inet static\n", ("eno1", "")),
+        ("/etc/network/interfaces.d/b", "iface br0 inet dhcp\n bridge_ports eno2\n", ("eno2", "")),
+        ("/etc/systemd/network/w.network", "[Match]\nName=en*\n[Network]\nDHCP=yes\n", ("en*", "")),
         (
             "/etc/udev/rules.d/70-persistent-net.rules",
             f'SUBSYSTEM=="net", ACTION=="add", ATTR{{address}}=="{MAC}", NAME="eth0"\n',
@@ -61,6 +64,80 @@ def test_interfaces_are_read_in_every_style(path, text, expected):
 @pytest.mark.parametrize("name", ["lo", "bond0", "br0", "docker0", "vlan10", "wlan0", "tun0"])
 def test_what_is_no_network_card_is_left_alone(name):
     assert named({"/etc/network/interfaces": f"iface {name} inet manual\n"}) == []
+
+
+BONDS = {
+    "/etc/network/interfaces": "iface bond0 inet static\n address 192.0.2.7/24\n"
+    " bond-slaves eno1 eno2\n bond-mode 4\n",
+    "/etc/network/interfaces.d/old": "iface eno1 inet manual\n bond-master bond0\n"
+    "iface eno2 inet manual\n bond-master bond0\n",
+    "/etc/netplan/1.yaml": "network:\n  ethernets:\n    eno1: {}\n    eno2: {}\n  bonds:\n"
+    "    bond0:\n      interfaces: [eno1, eno2]\n      dhcp4: true\n",
+    "/etc/netplan/2.yaml": "network:\n  bonds:\n    bond0:\n      interfaces:\n"
+    "        - eno1\n        - eno2\n",
+    "/etc/systemd/network/b.network": "[Match]\nName=eno1 eno2\n[Network]\nBond=bond0\n",
+    "/etc/sysconfig/network/ifcfg-bond0": "BONDING_MASTER='yes'\nBONDING_SLAVE_0='eno1'\n"
+    "BONDING_SLAVE_1='eno2'\n",
+}
+
+
+@pytest.mark.parametrize("path", sorted(BONDS))
+def test_a_bond_that_became_one_card_goes_on_with_its_first(path):
+    outcomes = plan({path: BONDS[path]}, hyperv(nics={"bond0": MAC}))
+    assert f"MACAddress={MAC}\n" in written(outcomes, "/etc/systemd/network/10-p2v-eno1.link")
+    assert len(outcomes) == 1
+    both = {"bond0": MAC, "eno1": MAC, "eno2": "52:54:00:aa:bb:cd"}
+    outcomes = plan({path: BONDS[path]}, hyperv(nics=both))
+    assert problems(outcomes) == [] and len(outcomes) == 2
+
+
+def test_the_bonds_of_red_hat_and_network_manager_are_known_too():
+    folder = "/etc/sysconfig/network-scripts/ifcfg-"
+    files = {
+        f"{folder}{name}": f"DEVICE={name}\nMASTER=bond0\nSLAVE=yes\n" for name in ("em1", "em2")
+    }
+    outcomes = plan(files, hyperv(nics={"bond0": MAC}))
+    assert len(outcomes) == 1 and written(outcomes, "/etc/systemd/network/10-p2v-em1.link")
+    text = "[connection]\ntype=ethernet\ninterface-name=em1\nmaster=bond0\nslave-type=bond\n"
+    folder = "/etc/NetworkManager/system-connections/"
+    outcomes = plan({f"{folder}1": text}, hyperv(nics={"bond0": MAC}))
+    assert len(outcomes) == 1 and written(outcomes, "/etc/systemd/network/10-p2v-em1.link")
+    bond = "[connection]\nuuid=aa-bb\ntype=bond\ninterface-name=bond0\n"
+    files = {f"{folder}1": text.replace("bond0", "aa-bb"), f"{folder}2": bond}
+    outcomes = plan(files, hyperv(nics={"bond0": MAC}))
+    assert len(outcomes) == 1 and written(outcomes, "/etc/systemd/network/10-p2v-em1.link")
+
+
+def test_a_pattern_is_given_a_name_that_fits_it():
+    files = {"/etc/systemd/network/a.network": "[Match]\nName=en*\n[Network]\nDHCP=yes\n"}
+    outcomes = plan(files, hyperv(nics={"eno1": MAC}))
+    assert f"MACAddress={MAC}\n" in written(outcomes, "/etc/systemd/network/10-p2v-eno1.link")
+    assert "Name=en0\n" in written(plan(files, hyperv()), "/etc/systemd/network/10-p2v-en0.link")
+    assert plan(files, kvm()) == []
+    files = {"/etc/netplan/a.yaml": 'network:\n ethernets:\n  all:\n   match: {name: "e*"}\n'}
+    assert plan(files, hyperv()) == []
+
+
+def test_a_name_is_kept_even_where_addresses_hang_on_the_mac():
+    files = {
+        "/etc/netplan/a.yaml": f"network:\n ethernets:\n  lan:\n   match:\n    macaddress: {MAC}\n"
+    }
+    assert plan(files, hyperv()) == []
+    outcomes = plan(files, hyperv(nics={"eno1": MAC, "no such name": MAC}))
+    assert len(outcomes) == 1 and written(outcomes, "/etc/systemd/network/10-p2v-eno1.link")
+
+
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        ("/etc/systemd/network/a.network", "[Match]\nDriver=igb\n[Network]\n"),
+        ("/etc/systemd/network/b.network", "[Match]\nPath=pci-0000:03:00.0\n"),
+        ("/etc/netplan/a.yaml", "network:\n ethernets:\n  a:\n   match:\n    driver: ixgbe\n"),
+        ("/etc/NetworkManager/system-connections/a", "[match]\npath=pci-0000:03:00.0\n"),
+    ],
+)
+def test_what_hangs_on_the_card_itself_is_named(path, text):
+    assert "network-by-hardware" in problems(plan({path: text}, hyperv()))
 
 
 def plan(files, target, **facts):
