@@ -15,13 +15,21 @@ from p2v.guest.report import Check
 from p2v.guest.target import Target
 from p2v.model.machine import Problem
 
-LVM = "/etc/lvm/lvm.conf"
+LVM = ("/etc/lvm/lvm.conf", "/etc/lvm/lvmlocal.conf")
 LVM_DEVICES = "/etc/lvm/devices/system.devices"
-FILES: tuple[str, ...] = (LVM, "/etc/mdadm.conf", "/etc/mdadm/mdadm.conf")
+FILES: tuple[str, ...] = (*LVM, "/etc/mdadm.conf", "/etc/mdadm/mdadm.conf")
 PATHS: tuple[str, ...] = (LVM_DEVICES,)
 
-_FILTER = re.compile(r"^([ \t]*)((?:global_)?filter[ \t]*=[ \t]*\[.*\])[ \t]*$", re.MULTILINE)
+_FILTER = re.compile(
+    r"""^(?P<indent>[ \t]*)(?P<filter>(?:global_)?filter[ \t]*=[ \t]*
+    \[(?:[^\]"']|"(?:[^"\\]|\\.)*"|'[^']*')*\])[ \t]*$""",
+    re.MULTILINE | re.VERBOSE,
+)
+_REFUSES_ALL = re.compile(r"""["']r(.)\.\*\1["']""")
 _MD_DEVICE = re.compile(r"^([ \t]*DEVICE[ \t]+)(?!partitions)(/dev/\S.*)$", re.MULTILINE | re.I)
+_MD_MEMBERS = re.compile(
+    r"^([ \t]*ARRAY[ \t](?=.*\bUUID=).*?)[ \t]+devices=\S+", re.MULTILINE | re.I
+)
 
 
 def detect(facts: GuestFacts, _target: Target) -> bool:
@@ -38,7 +46,7 @@ def plan(facts: GuestFacts, _target: Target, _planned: Sequence[Edit]) -> Iterat
         if file is not None and not file.cut and (text := _freed(file)) != file.text:
             yield Edit(
                 Area.STORAGE,
-                f"let {'LVM' if path == LVM else 'md'} look at all disks",
+                f"let {'LVM' if path in LVM else 'md'} look at all disks",
                 f"{path} names disks of the source, and the VM's have other names",
                 WriteFile(path, text),
             )
@@ -63,13 +71,15 @@ def check(appliance: Appliance, facts: GuestFacts, _target: Target) -> Iterator[
 
 def _freed(file: TextFile) -> str:
     """Return the file without restrictions to disks by name."""
-    if file.path == LVM:
+    if file.path in LVM:
         return _FILTER.sub(_without_filter, file.text)
-    return _MD_DEVICE.sub(r"\1partitions", file.text)
+    return _MD_MEMBERS.sub(r"\1", _MD_DEVICE.sub(r"\1partitions", file.text))
 
 
 def _without_filter(match: re.Match[str]) -> str:
     """Comment a filter out if it refuses all that it does not name; others may stay."""
-    if re.search(r'"r(.)\.\*\1"', match[2]) is None:
+    if _REFUSES_ALL.search(match["filter"]) is None:
         return match[0]
-    return f"{match[1]}# before p2v: {match[2]}"
+    lines = match[0].split("\n")
+    first = lines[0].removeprefix(match["indent"])
+    return "\n".join([f"{match['indent']}# before p2v: {first}", *(f"#{one}" for one in lines[1:])])

@@ -22,7 +22,12 @@ VOLUMES = (
     Volume("/dev/sda3", "ext4", ROOT, "root", partuuid="aaaa-03", size=1 << 32, mount_point="/"),
     Volume("/dev/sda4", "xfs", DATA, "data", size=1 << 30, mount_point="/srv"),
 )
-TOOLS = ("/usr/sbin/update-initramfs", "/usr/sbin/mkinitramfs", "/usr/lib/systemd/systemd-udevd")
+TOOLS = (
+    "/usr/sbin/update-initramfs",
+    "/usr/sbin/mkinitramfs",
+    "/usr/lib/systemd/systemd",
+    "/usr/lib/systemd/systemd-udevd",
+)
 
 
 def kernel(version="6.1.0-9-amd64", *, held: Iterable[str] = ALL, missing: Iterable[str] = ()):

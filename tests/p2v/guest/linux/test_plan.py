@@ -23,6 +23,7 @@ from tests.p2v.guest.linux.making import (
 )
 
 GRUB = {"/boot/grub/grub.cfg": f"linux /boot/vmlinuz-6.1.0-9-amd64 root=UUID={ROOT} ro\n"}
+BOOT_ONLY = set(ALL) - {"hv_netvsc", "virtio_net"}
 FSTAB = {"/etc/fstab": f"UUID={ROOT} / ext4 defaults 0 1\n"}
 
 
@@ -104,6 +105,44 @@ def test_configuration_that_an_initramfs_copies_has_it_made_anew():
     assert runs(facts) == [("update-initramfs", "-u", "-k", "all")]
 
 
+STATIC = {"/etc/network/interfaces": "iface eno1 inet static\n address 192.0.2.7/24\n"}
+LINK = "/etc/systemd/network/10-p2v-eno1.link"
+
+
+def test_an_interface_gets_its_name_without_another_initramfs():
+    found = edits(guest({**GRUB, **FSTAB, **STATIC}))
+    assert [edit.action.path for edit in found] == [LINK]
+
+
+@pytest.mark.parametrize(
+    ("files", "paths"),
+    [
+        ({}, ("/etc/dropbear/initramfs",)),
+        ({"/etc/initramfs-tools/initramfs.conf": "MODULES=most\nIP=192.0.2.7::::eno1:off\n"}, ()),
+        ({"/etc/default/grub": 'GRUB_CMDLINE_LINUX="quiet ip=dhcp"\n'}, ()),
+    ],
+)
+def test_where_the_network_is_used_early_the_initramfs_learns_its_name_and_driver(files, paths):
+    facts = guest({**GRUB, **FSTAB, **STATIC, **files}, paths=(*TOOLS, *paths))
+    found = edits(facts)
+    assert runs(facts) == [("update-initramfs", "-u", "-k", "all")]
+    assert "hv_netvsc" in written(found, "/etc/initramfs-tools/modules").split()
+    poor = guest({**FSTAB, **files}, paths=(*TOOLS, *paths), kernels=[kernel(held=BOOT_ONLY)])
+    assert runs(poor) == [("update-initramfs", "-u", "-k", "all")]
+
+
+def test_the_network_is_not_early_where_it_is_switched_off():
+    files = {"/etc/initramfs-tools/initramfs.conf": "#IP=dhcp\nIP=off\nBOOT=local\n"}
+    assert runs(guest({**GRUB, **FSTAB, **STATIC, **files})) == []
+
+
+def test_an_initramfs_that_names_interfaces_by_slot_is_made_anew_for_kvm():
+    facts = guest({**GRUB, **FSTAB, **STATIC})
+    assert runs(facts, kvm()) == [("update-initramfs", "-u", "-k", "all")]
+    without = guest({**GRUB, **FSTAB, **STATIC}, kernels=[kernel(held=set(ALL) - {"virtio_net"})])
+    assert runs(without, kvm()) == []
+
+
 def test_a_guest_without_a_fitting_kernel_is_refused():
     facts = guest(kernels=[kernel(missing=["hv_vmbus"])])
     assert refusal(facts, hyperv()) == "unfit-kernel"
@@ -160,6 +199,27 @@ def test_daemons_of_other_hardware_are_masked_but_not_the_administrators_own():
     assert "/etc/systemd/system/qemu-guest-agent.service" not in names
 
 
+def test_before_systemd_their_start_links_become_stop_links():
+    paths = (
+        *TOOLS[:2], "/etc/rc3.d/S85smartd", "/etc/rc5.d/S85smartd", "/etc/rc3.d/S99cron",
+        "/etc/rc.d/rc3.d/S07vmware-tools", "/etc/init.d/rc3.d/S01open-vm-tools",
+    )  # fmt: skip
+    renamed = [(edit.action.path, edit.action.to) for edit in edits(guest(paths=paths))]
+    assert renamed == [
+        ("/etc/init.d/rc3.d/S01open-vm-tools", "/etc/init.d/rc3.d/K99open-vm-tools"),
+        ("/etc/rc3.d/S85smartd", "/etc/rc3.d/K15smartd"),
+        ("/etc/rc5.d/S85smartd", "/etc/rc5.d/K15smartd"),
+        ("/etc/rc.d/rc3.d/S07vmware-tools", "/etc/rc.d/rc3.d/K93vmware-tools"),
+    ]
+
+
+def test_a_start_link_without_a_unit_is_masked_by_systemd():
+    found = edits(guest({**GRUB, **FSTAB}, paths=(*TOOLS, "/etc/rc3.d/S99srvadmin")))
+    assert [edit.action for edit in found] == [
+        LinkFile("/etc/systemd/system/srvadmin.service", "/dev/null")
+    ]
+
+
 def test_selinux_labels_what_was_edited_and_only_then():
     files = {**GRUB, **FSTAB, "/etc/selinux/config": "SELINUX=enforcing\nSELINUXTYPE=targeted\n"}
     assert edits(guest(files)) == ()
@@ -180,5 +240,14 @@ def test_lvm_and_md_look_at_all_disks():
         'devices {\n\t# before p2v: filter = [ "a|/dev/sda3|", "r|.*|" ]\n}\n'
     )
     assert written(found, "/etc/mdadm/mdadm.conf") == "DEVICE partitions\nARRAY /dev/md0 UUID=1\n"
+    files["/etc/mdadm/mdadm.conf"] = "ARRAY /dev/md0 UUID=1 devices=/dev/sda1,/dev/sdb1\n"
+    files["/etc/lvm/lvm.conf"] = (
+        'devices {\n  filter = [\n    "a|/dev/sda[1-3]|",\n    "r|.*|"\n  ]\n}\n'
+    )
+    found = edits(guest(files))
+    assert written(found, "/etc/mdadm/mdadm.conf") == "ARRAY /dev/md0 UUID=1\n"
+    assert written(found, "/etc/lvm/lvm.conf") == (
+        'devices {\n  # before p2v: filter = [\n#    "a|/dev/sda[1-3]|",\n#    "r|.*|"\n#  ]\n}\n'
+    )
     files["/etc/lvm/lvm.conf"] = 'devices {\n\tfilter = [ "a|.*|" ]\n}\n'
     assert written(edits(guest(files)), "/etc/lvm/lvm.conf") is None
