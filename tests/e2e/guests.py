@@ -33,6 +33,7 @@ _PACKAGES = (
     "grub-efi-amd64-signed,shim-signed,systemd-sysv,udev,dbus,iproute2,kmod,e2fsprogs,xfsprogs,"
     "btrfs-progs,lvm2,cryptsetup-initramfs,console-setup,ca-certificates,zstd"
 )
+_STATIC = f"auto eno1\niface eno1 inet static\n    address {ADDRESS}/24\n"
 _LEFT_OUT = ("doc", "man", "locale")
 _ESP = "c12a7328-f81f-11d2-ba4b-00a0c93ec93b"
 _BIOS_BOOT = "21686148-6449-6e6f-744e-656564454649"
@@ -88,6 +89,44 @@ def build(guest: Guest) -> Path:
             stack.callback(new.unlink, missing_ok=True)
             _Builder(guest, new, stack).build()
             new.rename(disk)
+    return disk
+
+
+QUICK_DISK = Path(__file__).parents[2] / ".cache" / "web01.img"
+
+
+def build_quick() -> Path:
+    """Return the raw disk (GPT, BIOS boot) of the Debian 12 server `web01`, built once by the demo.
+
+    Nobody may write to it. It starts as it is, to a login on screen and serial console; root has no
+    password. Its initramfs holds every driver (MODULES=most), so its conversion for Hyper-V takes
+    a minute or two under emulation, and so does its start.
+    """
+    tool(Path(__file__).parents[2] / "demo" / "debian-disk.sh", QUICK_DISK)
+    return QUICK_DISK
+
+
+def make_quick(disk: Path) -> Path:
+    """Make `disk` a copy of `build_quick`'s that starts in no VM, and is quick to convert.
+
+    What a conversion has to mend: GRUB and fstab name the root /dev/sdb3 (unconverted it ends in
+    the initramfs's shell); fstab has a line for a partition that was left out; eno1 has the static
+    address `ADDRESS`, and the VM's card another name (give it `MAC`).
+    """
+    tool("cp", "--sparse=always", build_quick(), disk)
+    with tempfile.TemporaryDirectory(prefix="p2v-guest.") as name, _attached(disk) as whole:
+        root = Path(name)
+        tool("mount", f"{whole}p3", root)
+        try:
+            uuid = _uuid(f"{whole}p3")
+            menu, fstab = root / "boot/grub/grub.cfg", root / "etc/fstab"
+            menu.write_text(menu.read_text().replace(f"root=UUID={uuid}", "root=/dev/sdb3"))
+            kept = fstab.read_text().replace(f"UUID={uuid}", "/dev/sdb3")
+            fstab.write_text(f"{kept}/dev/sdc1 /srv/backup ext4 defaults 0 2\n")
+            lines = f"auto lo\niface lo inet loopback\n{_STATIC}"
+            (root / "etc/network/interfaces").write_text(lines)
+        finally:
+            tool("umount", root)
     return disk
 
 
@@ -272,9 +311,8 @@ class _Builder:
 
     def _configure_network(self) -> None:
         if self.guest.network == "ifupdown":
-            text = f"iface eno1 inet static\n    address {ADDRESS}/24\n"
             loopback = "auto lo\niface lo inet loopback\n"
-            self._write("etc/network/interfaces", f"{loopback}\nauto eno1\n{text}")
+            self._write("etc/network/interfaces", f"{loopback}\n{_STATIC}")
         elif self.guest.network == "netplan":
             body = f"    eno1:\n      addresses: [{ADDRESS}/24]\n      optional: true\n"
             text = f"network:\n  version: 2\n  renderer: networkd\n  ethernets:\n{body}"
