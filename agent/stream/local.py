@@ -19,7 +19,7 @@ from p2v.model.plan import Plan
 from p2v.service.applier import Applier
 from p2v.service.auth import EMBEDDED
 from p2v.service.engine import InlineEngine
-from p2v.service.files import FolderLock
+from p2v.service.folderlock import FolderLock
 from p2v.service.migrations import Migrations
 from p2v.service.store import Store
 from p2v.wire.codec import Buffer

@@ -21,13 +21,13 @@ from typing import Any
 
 from p2v.guest.overlay import changed_extents, detach
 from p2v.images.base import ImageReader, ImageWriter
+from p2v.images.durable import sync_folder, write_durably
 from p2v.images.open import open_reader, resume_writer
 from p2v.model.document import decode, encode
 from p2v.model.errors import ImageError, UsageError
 from p2v.model.extent import Extent
 from p2v.model.plan import ImageFormat
 from p2v.model.units import MiB
-from p2v.service.files import sync_folder, write_durably
 from p2v.wire.chunk import CHUNK_SIZE, chunk_length, digest
 from p2v.wire.digestmap import DigestMap
 

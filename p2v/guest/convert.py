@@ -35,12 +35,12 @@ from p2v.guest.steps import checker, planner
 from p2v.guest.takeover import claimed, taken_over
 from p2v.guest.target import NicAddress, Platform, Target
 from p2v.images.check import check_image
+from p2v.images.durable import write_durably
 from p2v.images.open import open_reader
 from p2v.model.document import decode, encode
 from p2v.model.errors import ImageError, P2VError
 from p2v.model.machine import FirmwareKind, Problem, Severity
 from p2v.model.plan import ImageFormat
-from p2v.service.files import write_durably
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is."""

@@ -15,10 +15,10 @@ from typing import Any
 
 from p2v.guest.facts import Disk, System, Volume
 from p2v.guest.target import Target
+from p2v.images.durable import write_durably
 from p2v.model.document import decode, encode
 from p2v.model.errors import ImageError
 from p2v.model.machine import FirmwareKind, Problem
-from p2v.service.files import write_durably
 
 SCHEMA = 1
 

@@ -15,9 +15,9 @@ from html import escape
 from pathlib import Path
 
 from p2v.guest.report import Check, EditRecord, Found, Rehearsal, Report, Verdict
+from p2v.images.durable import write_durably
 from p2v.model.machine import Problem
 from p2v.model.units import format_size
-from p2v.service.files import write_durably
 
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 _PNG = b"\x89PNG\r\n\x1a\n"

@@ -198,15 +198,6 @@ class Syncer:
             raise
 
 
-def fsync_dir(path: Path) -> None:
-    """Make durable the names in the directory `path`."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
 def _fallocate(fd: int, mode: int, offset: int, length: int) -> bool:
     """Call fallocate(2); return False where the file system does not know the mode."""
     with room_for(fd, length):

@@ -11,8 +11,8 @@ import fcntl
 import os
 from pathlib import Path
 
-from p2v.images._file import fsync_dir
 from p2v.images.base import partial_path
+from p2v.images.durable import sync_folder
 from p2v.model.errors import ImageError
 
 
@@ -32,7 +32,7 @@ def create_partial(path: Path) -> int:
     except (FileNotFoundError, NotADirectoryError):
         raise ImageError(path=path, problem=f"there is no folder {path.parent}") from None
     _lock(fd, partial)
-    fsync_dir(path.parent)
+    sync_folder(path.parent)
     return fd
 
 
@@ -58,7 +58,7 @@ def withdraw(path: Path) -> None:
     """Give a finished image its partial name again, durably; one that has it stays as it is."""
     if path.exists():
         path.rename(partial_path(path))
-        fsync_dir(path.parent)
+        sync_folder(path.parent)
 
 
 def publish(path: Path) -> None:
@@ -70,7 +70,7 @@ def publish(path: Path) -> None:
     if path.exists():
         raise ImageError(path=path, problem="it appeared meanwhile; it is not overwritten")
     partial_path(path).rename(path)
-    fsync_dir(path.parent)
+    sync_folder(path.parent)
 
 
 def _lock(fd: int, path: Path) -> None:

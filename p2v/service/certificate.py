@@ -16,10 +16,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from p2v.images.durable import write_durably
 from p2v.model.errors import UsageError
 from p2v.model.pairing import fingerprint_of, format_fingerprint
 from p2v.service.addresses import local_addresses
-from p2v.service.files import write_durably
 
 FILE_NAME = "tls.pem"
 LIFETIME = timedelta(days=3653)

@@ -16,12 +16,12 @@ from pathlib import Path
 from p2v.guest import commit
 from p2v.guest.report import Report, Verdict, load_report, report_path
 from p2v.guest.target import NicAddress, Platform, Target
+from p2v.images.durable import write_durably
 from p2v.images.open import open_reader
 from p2v.model.errors import NoRoomError, P2VError
 from p2v.model.machine import FirmwareKind
 from p2v.model.plan import ImageFormat, Plan
 from p2v.model.vm import VmSettings
-from p2v.service.files import write_durably
 
 log = logging.getLogger(__name__)
 

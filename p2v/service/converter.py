@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from p2v.images.durable import write_durably
 from p2v.model.errors import UsageError
 from p2v.service.addresses import server_url
 from p2v.service.adminclient import SOCKET_NAME
@@ -19,7 +20,7 @@ from p2v.service.context import Context
 from p2v.service.deploy import Deployer
 from p2v.service.deployments import DeploymentStore
 from p2v.service.downloads import Digests, Downloads
-from p2v.service.files import FolderLock, write_durably
+from p2v.service.folderlock import FolderLock
 from p2v.service.front import Front
 from p2v.service.hosts import Hosts
 from p2v.service.hoststore import HostStore

@@ -10,11 +10,11 @@ import shutil
 from collections.abc import Collection
 from pathlib import Path
 
+from p2v.images.durable import sync_folder, write_durably
 from p2v.model import planfile
 from p2v.model.errors import MigrationStateError, NoRoomError
 from p2v.model.plan import Plan
 from p2v.service.entry import Receivers
-from p2v.service.files import sync_folder, write_durably
 
 log = logging.getLogger(__name__)
 

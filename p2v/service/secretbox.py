@@ -7,8 +7,8 @@ from pathlib import Path
 
 from cryptography.fernet import Fernet, InvalidToken
 
+from p2v.images.durable import write_durably
 from p2v.model.errors import StoreError
-from p2v.service.files import write_durably
 
 KEY_NAME = "hosts.key"
 

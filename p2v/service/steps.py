@@ -18,11 +18,11 @@ from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from p2v.images.durable import write_durably
 from p2v.model.document import encode
 from p2v.model.errors import NoRoomError, P2VError
 from p2v.model.migration import MigrationState
 from p2v.service.conversion import convert_guest, not_converted
-from p2v.service.files import write_durably
 
 if TYPE_CHECKING:
     from p2v.service.entry import Entry

@@ -1,13 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Small files that must survive a loss of power, and who may use the data folder."""
+"""Files and names that survive a loss of power."""
 
 from __future__ import annotations
 
-import fcntl
 import os
 from pathlib import Path
-
-from p2v.model.errors import AlreadyServedError
 
 
 def sync_folder(folder: Path) -> None:
@@ -30,24 +27,3 @@ def write_durably(path: Path, content: bytes, mode: int = 0o644) -> None:
         os.fsync(fd)
     temporary.replace(path)
     sync_folder(path.parent)
-
-
-class FolderLock:
-    """Holds a data folder for one process; the kernel lets go when the process ends."""
-
-    def __init__(self, data: Path) -> None:
-        """Take the folder.
-
-        Raises:
-            AlreadyServedError: another process has it.
-        """
-        self._fd = os.open(data, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(self._fd)
-            raise AlreadyServedError(path=data) from None
-
-    def close(self) -> None:
-        """Give the folder free."""
-        os.close(self._fd)

@@ -5,8 +5,7 @@ import stat
 
 import pytest
 
-from p2v.model.errors import AlreadyServedError
-from p2v.service.files import FolderLock, write_durably
+from p2v.images.durable import write_durably
 
 
 def test_a_file_is_replaced_whole_and_has_its_mode_from_the_start(tmp_path):
@@ -29,11 +28,3 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path):
     with pytest.raises(TypeError):
         write_durably(path, "no bytes")
     assert path.read_text() == "old"
-
-
-def test_a_folder_has_one_owner_until_it_lets_go(tmp_path):
-    lock = FolderLock(tmp_path)
-    with pytest.raises(AlreadyServedError, match=str(tmp_path)):
-        FolderLock(tmp_path)
-    lock.close()
-    FolderLock(tmp_path).close()
