@@ -20,6 +20,7 @@ from p2v.guest.edit import Edits, Refusal
 from p2v.guest.facts import Family, GuestFacts
 from p2v.guest.filesystems import check_filesystems, require_sound
 from p2v.guest.inspect import complete, find_system, mount
+from p2v.guest.machine import machine
 from p2v.guest.overlay import create_overlay, overlay_path
 from p2v.guest.plan import plan
 from p2v.guest.report import (
@@ -224,7 +225,7 @@ class _Session:
             facts.disks,
             facts.volumes,
             facts.others,
-            tuple(planner(facts.system.family).details(facts)),
+            (*planner(facts.system.family).details(facts, target), *machine(facts, target)),
         )
         base = Report(
             images=tuple(str(image) for image in self._request.images),

@@ -5,7 +5,7 @@ A *family* is a package beside this module, `linux` or `windows`, with three mod
 
     inspect.py   inspect(appliance, system) -> the family's facts
     plan.py      plan(facts, target) -> Edits | Refusal; pure
-                 details(facts) -> the Details that the report shows
+                 details(facts, target) -> the Details that the report shows
     check.py     check(appliance, facts, target) -> Checks, made after the edits were applied
 
 In `linux`, plan and check are the sums of *steps*: modules of one concern ("the initramfs is made
@@ -56,7 +56,7 @@ class Planner(Protocol):
     def plan(self, facts: GuestFacts, target: Target) -> Edits | Refusal:
         """Return what must change for the target, or why that can't be done."""
 
-    def details(self, facts: GuestFacts) -> Iterable[Detail]:
+    def details(self, facts: GuestFacts, target: Target) -> Iterable[Detail]:
         """Yield what the report shows of the guest."""
 
 

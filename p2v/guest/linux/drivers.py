@@ -46,9 +46,18 @@ ALL = sorted(
 
 
 def unfit(kernel: Kernel, platform: Platform) -> list[str]:
-    """Return the drivers without which the kernel can't run there: disk and network."""
-    needed = (*BOOT[platform], NETWORK[platform])
-    return [driver for driver in needed if kernel.state(driver) is DriverState.MISSING]
+    """Return the drivers without which the kernel can't run there: disk and network.
+
+    Those of the disk are of no use as modules to a kernel that has no initramfs.
+    """
+    found = [
+        driver
+        for driver in (*BOOT[platform], NETWORK[platform])
+        if kernel.state(driver) is DriverState.MISSING
+    ]
+    if not kernel.initramfs:
+        found += [one for one in BOOT[platform] if kernel.state(one) is DriverState.MODULE]
+    return found
 
 
 def wanted_in_initramfs(kernel: Kernel, platform: Platform, *, network: bool) -> list[str]:

@@ -78,12 +78,16 @@ class LinuxFacts:
         files: the configuration files that steps ask for with their `FILES`, by path.
         paths: those of the steps' `PATHS` (programs, folders, marks) that exist.
         default_kernel: version of the kernel that the boot loader starts, "" where unknown.
+        esp: device of an EFI system partition that the guest mounts nowhere, "" for none.
+        esp_files: the files in its folders /EFI/*, as paths on it.
     """
 
     kernels: tuple[Kernel, ...] = ()
     files: tuple[TextFile, ...] = ()
     paths: tuple[str, ...] = ()
     default_kernel: str = ""
+    esp: str = ""
+    esp_files: tuple[str, ...] = ()
 
     def file(self, path: str) -> TextFile | None:
         """Return the configuration file `path`, None if the guest has none."""

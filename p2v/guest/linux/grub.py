@@ -30,6 +30,7 @@ MENUS = (
     "/boot/efi/EFI/*/grub.cfg",
     "/boot/loader/entries/*.conf",
     "/boot/efi/loader/entries/*.conf",
+    "/efi/loader/entries/*.conf",
     "/boot/grub/menu.lst",
     "/boot/grub/grub.conf",
     "/boot/extlinux/extlinux.conf",
@@ -43,6 +44,15 @@ _IMAGE = re.compile(r"^\s*(?:linux(?:16|efi)?|kernel)\s+(/\S*?(?:vmlinu|kernel|l
 _SERIAL_MENU = re.compile(
     r"^(\s*(?:terminal_output\s+|GRUB_TERMINAL(?:_OUTPUT)?=\"?))serial(\"?\s*)$"
 )
+_DISK = re.compile(r"(?<![\w])hd(\d{1,2})(?=,)")
+_LOADERS = {
+    "/boot/grub*/grub.cfg": "GRUB 2",
+    "/boot/efi/EFI/*/grub.cfg": "GRUB 2 (UEFI)",
+    "*/loader/entries/*.conf": "boot loader entries",
+    "/boot/grub/menu.lst": "GRUB legacy",
+    "/boot/grub/grub.conf": "GRUB legacy",
+    "/boot/extlinux/extlinux.conf": "extlinux",
+}
 _NO_UUID = re.compile(r"^(\s*)(GRUB_DISABLE_LINUX_UUID=.*)$")
 
 
@@ -62,7 +72,7 @@ def plan(facts: GuestFacts, _target: Target, _planned: Sequence[Edit]) -> Iterat
         elif text != file.text:
             yield Edit(
                 Area.BOOT,
-                f"name the root by UUID and keep a usable console in {file.path}",
+                f"name the disks as the VM does and keep a usable console in {file.path}",
                 "the disks have other names in the VM, and its console is a screen",
                 WriteFile(file.path, text),
             )
@@ -92,6 +102,12 @@ def check(appliance: Appliance, facts: GuestFacts, _target: Target) -> Iterator[
         yield Check(f"{file.path} starts what exists", not missing, evidence)
 
 
+def loaders(facts: GuestFacts) -> list[str]:
+    """Return the boot loaders that the guest has a configuration of, for people."""
+    found = (name for pattern, name in _LOADERS.items() if any(linux(facts).matching(pattern)))
+    return list(dict.fromkeys(found))
+
+
 def _menus(facts: GuestFacts) -> list[TextFile]:
     return [file for pattern in MENUS for file in linux(facts).matching(pattern)]
 
@@ -104,7 +120,15 @@ def _corrected(file: TextFile, facts: GuestFacts) -> str:
     if file.path == "/etc/kernel/cmdline":
         return corrected(file.text, facts)
     text = "\n".join(_line(line, facts) for line in file.text.split("\n"))
+    if file in _menus(facts) and _other_disk(text, facts):
+        text = _DISK.sub("hd0", text)
     return _block(file.text, text) if file.path == GRUBENV else text
+
+
+def _other_disk(menu: str, facts: GuestFacts) -> bool:
+    """Return whether a menu is about one disk that was not the source's first, and now is."""
+    numbers = set(_DISK.findall(menu))
+    return len(facts.disks) == 1 and len(numbers) == 1 and numbers != {"0"}
 
 
 def _line(line: str, facts: GuestFacts) -> str:

@@ -8,7 +8,9 @@ from collections.abc import Iterator
 
 from p2v.guest.appliance import Appliance
 from p2v.guest.facts import GuestFacts
+from p2v.guest.inspect import ESP, MBR_ESP
 from p2v.guest.linux.facts import MAX_TEXT, LinuxFacts, TextFile
+from p2v.guest.linux.fallback_loader import ESP_FILES, unmounted_files
 from p2v.guest.linux.kernels import find_kernels
 from p2v.guest.linux.steps import load_steps
 from p2v.model.errors import GuestError
@@ -19,7 +21,7 @@ _MAX_TOTAL = 16 * MiB
 _DEFAULT = re.compile(r"^\s*(?:linux(?:16|efi)?|kernel)\s+\S*vmlinuz-(\S+)", re.MULTILINE)
 
 
-def inspect(appliance: Appliance, _found: GuestFacts) -> LinuxFacts:
+def inspect(appliance: Appliance, found: GuestFacts) -> LinuxFacts:
     """Return the facts of a Linux guest whose file systems are mounted.
 
     Raises:
@@ -31,12 +33,24 @@ def inspect(appliance: Appliance, _found: GuestFacts) -> LinuxFacts:
     paths = [path for pattern in patterns for path in appliance.glob(pattern)]
     if len(paths) > _MAX_FILES:
         raise GuestError(image=appliance.name, problem=f"{len(paths)} paths are too many to plan")
+    esp = _unmounted_esp(found)
+    esp_files = tuple(unmounted_files(appliance, found, esp, ESP_FILES)) if esp else ()
     return LinuxFacts(
         kernels=tuple(find_kernels(appliance)),
         files=files,
         paths=tuple(paths),
         default_kernel=_default(files),
+        esp=esp,
+        esp_files=esp_files[:_MAX_FILES],
     )
+
+
+def _unmounted_esp(found: GuestFacts) -> str:
+    """Return the EFI system partition, "" if the guest mounts it, or has none."""
+    partitions = [volume for volume in found.volumes if volume.parttype in (ESP, MBR_ESP)]
+    if not partitions or any(volume.mount_point for volume in partitions):
+        return ""
+    return partitions[0].device
 
 
 def _files(appliance: Appliance, patterns: list[str]) -> Iterator[TextFile]:

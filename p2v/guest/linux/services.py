@@ -73,6 +73,11 @@ def check(appliance: Appliance, facts: GuestFacts, target: Target) -> Iterator[C
     yield Check("daemons of other hardware stay off", not left, evidence)
 
 
+def tools(facts: GuestFacts) -> list[str]:
+    """Return the daemons of hypervisors that are started at boot."""
+    return sorted(_started(facts) & {*_VMWARE, *_OTHERS, *_QEMU, *_HYPERV})
+
+
 def _actions(facts: GuestFacts, name: str) -> Iterator[LinkFile | RenameFile]:
     if any(map(linux(facts).has, _SYSTEMD)):
         yield LinkFile(f"/etc/systemd/system/{name}.service", "/dev/null")
@@ -103,15 +108,17 @@ def _unwanted(facts: GuestFacts, target: Target) -> dict[str, str]:
         **dict.fromkeys(_HARDWARE, "it works on hardware that a VM does not have"),
         **dict.fromkeys((*_VMWARE, *_OTHERS, *other), "it serves another hypervisor"),
     }
-    paths = linux(facts).paths
-    started = {
-        path.rpartition("/")[2].removesuffix(".service") for path in paths if ".wants/" in path
-    }
-    started |= {match["name"] for match in _start_links(facts)}
     own = {
         path.rpartition("/")[2].removesuffix(".service")
-        for path in paths
+        for path in linux(facts).paths
         if path.count("/") == 4 and path.startswith("/etc/systemd/system/")
     }
     # A unit whose file lies where its mask would: the administrator's own, and not replaced.
-    return {name: reasons[name] for name in sorted(started - own) if name in reasons}
+    return {name: reasons[name] for name in sorted(_started(facts) - own) if name in reasons}
+
+
+def _started(facts: GuestFacts) -> set[str]:
+    """Return the daemons that are started at boot."""
+    units = (path for path in linux(facts).paths if ".wants/" in path)
+    names = {path.rpartition("/")[2].removesuffix(".service") for path in units}
+    return names | {match["name"] for match in _start_links(facts)}

@@ -18,6 +18,8 @@ from p2v.guest.report import Check
 from p2v.guest.target import Target
 from p2v.model.machine import Problem
 
+_MAKERS = ("initramfs_tools", "dracut", "mkinitcpio", "suse_mkinitrd")
+"""Those that make an initramfs; a guest has one at most."""
 STEPS = (
     "fstab",
     "crypttab",
@@ -26,10 +28,7 @@ STEPS = (
     "services",
     "grub",
     "fallback_loader",
-    "initramfs_tools",
-    "dracut",
-    "mkinitcpio",
-    "suse_mkinitrd",
+    *_MAKERS,
     "selinux",
 )
 
@@ -55,6 +54,12 @@ class Step(Protocol):
 def load_steps() -> list[Step]:
     """Return all steps."""
     return [cast(Step, import_module(f"p2v.guest.linux.{name}")) for name in STEPS]
+
+
+def maker(facts: GuestFacts, target: Target) -> str:
+    """Return the step that makes the guest's initramfs, "" if there is none."""
+    steps = dict(zip(STEPS, load_steps(), strict=True))
+    return next((name for name in _MAKERS if steps[name].detect(facts, target)), "")
 
 
 def linux(facts: GuestFacts) -> LinuxFacts:

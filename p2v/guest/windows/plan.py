@@ -44,7 +44,7 @@ def plan(facts: GuestFacts, target: Target) -> Edits | Refusal:
     )
 
 
-def details(facts: GuestFacts) -> Iterator[Detail]:
+def details(facts: GuestFacts, _target: Target) -> Iterator[Detail]:
     """Yield what the report shows of the guest."""
     windows = of(facts)
     yield Detail("product", _PRODUCTS.get(windows.product, windows.product))

@@ -29,6 +29,18 @@ def test_what_grub_itself_searches_for_stays():
     assert fixed(text) is None
 
 
+def test_the_only_disk_is_the_first_whatever_it_was():
+    legacy = "/boot/grub/menu.lst"
+    text = "title Server\n\troot (hd1,0)\n\tkernel /vmlinuz-2.6.32 root=LABEL=root ro\n"
+    assert fixed(text, legacy) == text.replace("hd1", "hd0")
+    cfg = "set root='hd2,msdos1'\nlinux /vmlinuz root=LABEL=root\n"
+    assert fixed(cfg) == cfg.replace("hd2", "hd0")
+    with_windows = text + "title Windows\n\trootnoverify (hd0,0)\n"
+    assert fixed(with_windows, legacy) is None
+    two = guest({legacy: text}, disks=2)
+    assert written(grub.plan(two, hyperv(), ()), legacy) is None
+
+
 @pytest.mark.parametrize("word", ["linux", "linux16", "linuxefi", "kernel"])
 def test_every_kind_of_kernel_line_is_seen(word):
     assert f"root=UUID={ROOT}" in fixed(f"{word} /vmlinuz root=/dev/sda3\n")

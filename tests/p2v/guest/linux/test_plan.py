@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from p2v.guest.edit import CopyFile, Edits, LinkFile, Refusal, RunProgram
@@ -10,9 +12,10 @@ from p2v.guest.facts import Volume
 from p2v.guest.linux.drivers import ALL, BOOT
 from p2v.guest.plan import plan
 from p2v.guest.target import Platform
-from p2v.model.machine import FirmwareKind
+from p2v.model.machine import FirmwareKind, Severity
 from tests.p2v.guest.linux.making import (
     ROOT,
+    SWAP,
     TOOLS,
     VOLUMES,
     guest,
@@ -150,6 +153,34 @@ def test_a_guest_without_a_fitting_kernel_is_refused():
     assert refusal(guest(kernels=[]), hyperv()) == "no-kernel"
 
 
+def test_a_kernel_whose_drivers_are_modules_needs_an_initramfs():
+    bare = replace(kernel("6.6"), initramfs="")
+    assert refusal(guest(kernels=[bare]), hyperv()) == "unfit-kernel"
+    found = plan(guest(kernels=[kernel(), bare]), hyperv())
+    assert [one.subject for one in found.problems] == ["6.6"]
+    assert "no initramfs" in found.problems[0].message
+
+
+def test_a_guest_without_a_tool_that_makes_an_initramfs_is_refused_only_if_it_needs_one():
+    facts = guest({**GRUB, **FSTAB}, paths=(), kernels=[kernel(held=())])
+    assert refusal(facts, hyperv()) == "no-initramfs-tool"
+    assert plan(guest({**GRUB, **FSTAB}, paths=()), hyperv()) == Edits()
+
+
+def test_a_hibernated_guest_is_refused():
+    swap = Volume("/dev/sda2", "swsuspend", SWAP)
+    found = plan(guest({**GRUB, **FSTAB}, volumes=(*VOLUMES[2:], swap)), hyperv())
+    assert isinstance(found, Refusal) and found.code == "hibernated"
+    assert f"mkswap -U {SWAP}" in found.hint
+
+
+def test_the_kernel_that_starts_by_itself_is_named_loudly_if_it_is_unfit():
+    facts = guest({**GRUB, **FSTAB}, kernels=[kernel(), kernel("2.6.18", missing=ALL)])
+    facts = replace(facts, linux=replace(facts.linux, default_kernel="2.6.18"))
+    (problem,) = plan(facts, hyperv()).problems
+    assert problem.severity is Severity.ERROR and "by itself" in problem.message
+
+
 def test_an_unfit_kernel_beside_a_fit_one_is_named():
     found = plan(guest(kernels=[kernel(), kernel("2.6.18", missing=ALL)]), hyperv())
     assert isinstance(found, Edits)
@@ -175,6 +206,16 @@ def test_shim_is_copied_to_where_any_firmware_looks():
     assert {copy.to.rpartition("/")[2] for copy in copies[1:]} == {
         "grubx64.efi", "mmx64.efi", "grub.cfg",
     }  # fmt: skip
+
+
+def test_a_partition_of_the_firmware_that_is_not_mounted_gets_its_loader_too():
+    facts = guest({**GRUB, **FSTAB}, firmware=FirmwareKind.UEFI)
+    there = ("/EFI/fedora/shimx64.efi", "/EFI/fedora/grubx64.efi", "/EFI/fedora/fonts")
+    facts = replace(facts, linux=replace(facts.linux, esp="/dev/sda1", esp_files=there))
+    assert [edit.action for edit in edits(facts)] == [
+        CopyFile("/EFI/fedora/shimx64.efi", "/EFI/BOOT/BOOTX64.EFI", "/dev/sda1"),
+        CopyFile("/EFI/fedora/grubx64.efi", "/EFI/BOOT/grubx64.efi", "/dev/sda1"),
+    ]
 
 
 def test_a_fallback_loader_that_is_there_stays():

@@ -237,7 +237,7 @@ def test_a_data_volume_of_bitlocker_is_named():
 
 
 def test_details_name_what_a_person_looks_for():
-    shown = {one.name: one.value for one in details(facts_of("SYSTEM_B"))}
+    shown = {one.name: one.value for one in details(facts_of("SYSTEM_B"), target())}
     assert shown["storvsc"] == "start 0, held back"
     assert shown["DiskDrive LowerFilters"] == "EhStorClass, stdcfltn"
     assert shown["registry"] == "clean"
