@@ -250,17 +250,17 @@ def _content_warnings(name: str, partition: Partition, choices: Choices) -> Iter
     if content == ContentKind.BITLOCKER:
         yield (
             f"{name} is a BitLocker volume: the virtual machine will ask for the recovery key, "
-            "and drivers cannot be put into it. Suspend or turn off BitLocker first."
+            "and drivers cannot be put into it. Turn BitLocker off first; suspending it is no help."
         )
     elif content == ContentKind.LUKS:
         yield (
             f"{name} is encrypted with LUKS: its passphrase is needed at boot (a key in the old "
-            "machine's TPM is not there), and drivers cannot be put into it."
+            "machine's TPM is not there), and by 'p2v convert --passphrase-file'."
         )
     elif content == ContentKind.LDM:
         yield (
             f"{name} belongs to a Windows dynamic disk: choose all disks of its group, or volumes "
-            "that span disks are lost."
+            "that span disks are lost. A Windows that lies on it is not converted."
         )
     elif content == ContentKind.SWAP and partition.hibernated and not choices.all_blocks:
         yield (

@@ -45,7 +45,8 @@ def _partition(disk: Disk, partition: Partition) -> Iterator[Finding]:
             name,
             f"{name} is a BitLocker volume: the VM asks for its recovery key, which the old "
             "machine's TPM cannot give it, and no driver can be put into it.",
-            "Suspend or turn off BitLocker in Windows before the migration.",
+            "Turn BitLocker off in Windows before the migration (manage-bde -off); suspending it "
+            "is not enough.",
         )
     elif content == ContentKind.LUKS:
         yield Finding(
@@ -61,7 +62,8 @@ def _partition(disk: Disk, partition: Partition) -> Iterator[Finding]:
             "dynamic-disk",
             name,
             f"{name} belongs to a Windows dynamic disk: its volumes may span disks.",
-            "Choose all disks of its group.",
+            "Choose all disks of its group. A Windows that lies on it is not converted: its VM "
+            "starts with the disk on IDE or SATA, or not at all.",
         )
     if partition.hibernated:
         yield Finding(
