@@ -18,6 +18,8 @@ ESP = "c12a7328-f81f-11d2-ba4b-00a0c93ec93b"
 BIOS_BOOT = "21686148-6449-6e6f-744e-656564454649"
 MBR_ESP = "0xef"
 BITLOCKER = "BitLocker"
+UNLOCKED = "/dev/mapper/p2v"
+"""How the names of encrypted volumes begin that were opened here."""
 _NO_UNIT = "unknown"
 _LOCKED = (ContentKind.LUKS, BITLOCKER)
 
@@ -124,7 +126,8 @@ def _nothing_found(image: str, closed: Sequence[Volume]) -> NoGuestError:
 
 def _unlock(appliance: Appliance, volume: Volume, passphrases: Sequence[str]) -> bool:
     """Open an encrypted volume and the logical volumes in it; return whether a passphrase fits."""
-    name = "p2v" + "".join(char for char in volume.device.removeprefix("/dev/") if char.isalnum())
+    name = UNLOCKED.removeprefix("/dev/mapper/")
+    name += "".join(char for char in volume.device.removeprefix("/dev/") if char.isalnum())
     for passphrase in passphrases:
         with suppress(GuestError), appliance.calling(f"unlocking {volume.device}") as handle:
             handle.cryptsetup_open(volume.device, passphrase, name)

@@ -35,13 +35,17 @@ DISPLAY = {
 }
 """One of these shows more than text."""
 
+FILE_SYSTEMS = ("btrfs", "ext4", "xfs")
+LAYERS = ("dm_mod", "dm_crypt")
+"""These are for the root file system itself, whatever disk it lies on."""
+
 ALL = sorted(
     {
         driver
         for table in (BOOT, EARLY, LATER, DISPLAY)
         for drivers in table.values()
         for driver in drivers
-    }
+    }.union(FILE_SYSTEMS, LAYERS)
 )
 
 

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Step: initramfs-tools (Debian, Ubuntu) puts the VM's drivers into every initramfs."""
+"""Step: initramfs-tools (Debian, Ubuntu) puts the VM's drivers into every initramfs.
+
+Its policy stays the administrator's. `MODULES=dep` takes the drivers of the appliance's devices,
+which do no harm, what the root file system lies on, and in any case the modules that are named.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +22,6 @@ from p2v.guest.target import Target
 from p2v.model.machine import Problem
 
 MODULES = "/etc/initramfs-tools/modules"
-POLICY = "/etc/initramfs-tools/conf.d/p2v"
 RESUME = "/etc/initramfs-tools/conf.d/resume"
 _TOOLS = ("/usr/sbin/update-initramfs", "/usr/sbin/mkinitramfs")
 FILES: tuple[str, ...] = (MODULES, *rebuild.FILES)
@@ -58,12 +61,6 @@ def plan(facts: GuestFacts, target: Target, planned: Sequence[Edit]) -> Iterator
             "the guest needs them before its root file system is mounted",
             WriteFile(MODULES, text.rstrip("\n") + "\n" * bool(text) + "\n".join(lacking) + "\n"),
         )
-    yield Edit(
-        Area.DRIVERS,
-        "take drivers for all hardware into the initramfs",
-        "the policy `dep` would take those of the appliance that it is made in",
-        WriteFile(POLICY, "MODULES=most\n"),
-    )
     yield Edit(
         Area.DRIVERS,
         "make the initramfs of every kernel anew",

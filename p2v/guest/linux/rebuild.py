@@ -14,8 +14,9 @@ from collections.abc import Iterator, Sequence
 
 from p2v.guest.edit import Edit, RenameFile, WriteFile
 from p2v.guest.facts import GuestFacts
-from p2v.guest.linux.drivers import NETWORK, unfit, wanted_in_initramfs
-from p2v.guest.linux.facts import Kernel
+from p2v.guest.inspect import UNLOCKED
+from p2v.guest.linux.drivers import FILE_SYSTEMS, NETWORK, unfit, wanted_in_initramfs
+from p2v.guest.linux.facts import DriverState, Kernel
 from p2v.guest.linux.grub import DEFAULTS, MENUS
 from p2v.guest.linux.steps import linux
 from p2v.guest.target import Platform, Target
@@ -34,6 +35,7 @@ _EARLY_NETWORK = re.compile(
     r"|(?<![^\s\"'=])(?:ip=(?!off|none)[\w:]|rd\.neednet=1|netroot=|root=/dev/nfs)",
     re.MULTILINE,
 )
+_MAPPED = re.compile(r"/dev/(?:mapper/.+|[^/]+/[^/]+)")
 _ROOM = 64 * MiB
 TIMEOUT_S = 3600
 
@@ -60,7 +62,8 @@ def needs_network_early(facts: GuestFacts) -> bool:
 def wanted(kernel: Kernel, facts: GuestFacts, target: Target) -> list[str]:
     """Return the drivers that the initramfs of a kernel must hold."""
     network = needs_network_early(facts)
-    return wanted_in_initramfs(kernel, target.platform, network=network)
+    of_root = (one for one in _of_root(facts) if kernel.state(one) is DriverState.MODULE)
+    return [*wanted_in_initramfs(kernel, target.platform, network=network), *of_root]
 
 
 def reason(facts: GuestFacts, target: Target, planned: Sequence[Edit]) -> str:
@@ -94,6 +97,19 @@ def room_problem(facts: GuestFacts) -> Problem | None:
         f"Only {format_size(boot.free)} are free where the initramfs are made.",
         "If that fails, remove old kernels on the source and capture it again.",
     )
+
+
+def _of_root(facts: GuestFacts) -> Iterator[str]:
+    """Yield the modules that the root file system needs, whatever disk it lies on."""
+    root = facts.mounted("/")
+    if root is None:
+        return
+    if root.kind in FILE_SYSTEMS:
+        yield root.kind
+    if _MAPPED.fullmatch(root.device):
+        yield "dm_mod"
+    if root.device.startswith(UNLOCKED):
+        yield "dm_crypt"
 
 
 def _copied(facts: GuestFacts, target: Target, planned: Sequence[Edit]) -> Iterator[str]:

@@ -139,6 +139,23 @@ def test_the_network_is_not_early_where_it_is_switched_off():
     assert runs(guest({**GRUB, **FSTAB, **STATIC, **files})) == []
 
 
+@pytest.mark.parametrize(
+    ("device", "kind", "lost"),
+    [
+        ("/dev/sda3", "xfs", "xfs"),
+        ("/dev/vg0/root", "ext4", "dm_mod"),
+        ("/dev/mapper/p2vsda3", "btrfs", "dm_crypt"),
+    ],
+)
+def test_what_the_root_lies_on_must_be_in_the_initramfs_too(device, kind, lost):
+    volumes = (Volume(device, kind, ROOT, mount_point="/"),)
+    files = {**GRUB, **FSTAB}
+    facts = guest(files, volumes=volumes, kernels=[kernel(held=set(ALL) - {lost})])
+    assert runs(facts) == [("update-initramfs", "-u", "-k", "all")]
+    assert lost in written(edits(facts), "/etc/initramfs-tools/modules").split()
+    assert runs(guest(files, volumes=volumes)) == []
+
+
 def test_an_initramfs_that_names_interfaces_by_slot_is_made_anew_for_kvm():
     facts = guest({**GRUB, **FSTAB, **STATIC})
     assert runs(facts, kvm()) == [("update-initramfs", "-u", "-k", "all")]
