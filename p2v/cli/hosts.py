@@ -8,33 +8,34 @@ import getpass
 import os
 import re
 import sys
-import time
 from collections.abc import Iterator, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from p2v.cli.output import print_json, print_pairs, print_styled, size
+from p2v.cli import machines, placement
+from p2v.cli.output import (
+    age,
+    print_json,
+    print_pairs,
+    print_styled,
+    print_wrapped,
+    size,
+    table,
+)
 from p2v.cli.serve import DEFAULT_DATA
 from p2v.hosts.connection import ConnectionKind
 from p2v.model.command import Parser, Subparsers, printable
 from p2v.model.errors import (
-    HostError,
     NoSuchHostError,
-    NoSuchMigrationError,
-    NoSuitableHostError,
     UsageError,
 )
 from p2v.model.pairing import parse_fingerprint
-from p2v.model.planfile import load, to_json
-from p2v.model.rating import Goal, Rating, Weights
 from p2v.model.units import format_size, parse_size
-from p2v.placement.rate import Candidate, Policy, rank
 from p2v.service.adminclient import AdminClient
 
 PASSWORD_VARIABLE = "P2V_HOST_PASSWORD"  # noqa: S105 - its name
-_GOING = ("wanted", "making")
-_POLL_S = 0.5
-_MIGRATION = re.compile(r"[a-z0-9-]{1,63}")
+_HEADER = ("HOST", "KIND", "CPUS", "BUSY", "MEMORY FREE", "ROOM", "SEEN")
 
 
 def register(subparsers: Subparsers) -> None:
@@ -56,9 +57,8 @@ def register(subparsers: Subparsers) -> None:
     remove.set_defaults(run=run_remove)
     refresh = actions.add_parser("refresh", help="measure all hosts now")
     refresh.set_defaults(run=run_refresh)
-    _register_rate(actions)
-    _register_deploy(actions)
-    for action in (listing, show, remove, refresh):
+    others = [placement.register(actions), *machines.register(actions)]
+    for action in (listing, show, remove, refresh, *others):
         _common(action, argparse.SUPPRESS, json_default=argparse.SUPPRESS)
 
 
@@ -94,45 +94,6 @@ def _register_add(actions: argparse._SubParsersAction[Parser]) -> None:
     add.set_defaults(run=run_add)
 
 
-def _register_rate(actions: argparse._SubParsersAction[Parser]) -> None:
-    rate = actions.add_parser(
-        "rate",
-        help="rate all hosts for a plan or a migration",
-        epilog="Exit code 72: no host gets a star.",
-    )
-    rate.add_argument("subject", metavar="PLAN|MIGRATION")
-    rate.add_argument("--goal", choices=[goal.value for goal in Goal], default=Goal.BALANCE.value)
-    rate.add_argument(
-        "--weights", metavar="cpu=2,disk=0", default="", help="cpu, memory, disk, network; 1 each"
-    )
-    rate.add_argument(
-        "--growth", type=float, default=0.2, help="part of the disks' free room to be there"
-    )
-    rate.add_argument(
-        "--hosts", metavar="FILE", type=Path, help="rate the hosts of a file; no converter needed"
-    )
-    rate.add_argument("--explain", action="store_true", help="show every term with its numbers")
-    _common(rate, argparse.SUPPRESS, json_default=argparse.SUPPRESS)
-    rate.set_defaults(run=run_rate)
-
-
-def _register_deploy(actions: argparse._SubParsersAction[Parser]) -> None:
-    deploy = actions.add_parser(
-        "deploy",
-        help="make the virtual machine of a finished migration",
-        epilog="Exit code 71: it could not be made; what was begun is taken back.",
-    )
-    deploy.add_argument("migration", metavar="MIGRATION")
-    deploy.add_argument("--host", metavar="HOST", help="default: the plan's, or the best")
-    deploy.add_argument("--storage", help="the host's datastore, pool, repository or folder")
-    deploy.add_argument("--power-on", action="store_true", default=None, help="start it")
-    _common(deploy, argparse.SUPPRESS, json_default=argparse.SUPPRESS)
-    deploy.set_defaults(run=run_deploy)
-
-
-# --- connections ---------------------------------------------------------------------------------
-
-
 def run_add(args: argparse.Namespace) -> int:
     """Add a connection that answers, and print its hosts."""
     fingerprint = parse_fingerprint(args.fingerprint).hex() if args.fingerprint else ""
@@ -159,8 +120,7 @@ def run_add(args: argparse.Namespace) -> int:
     if args.json:
         print_json({"hosts": found})
         return 0
-    for host in found:
-        print(_line(host))
+    _print_tree(found)
     return 0
 
 
@@ -207,11 +167,7 @@ def _print_hosts(document: dict[str, Any], json_output: bool) -> int:
     if json_output:
         print_json(document)
         return 0
-    for group, found in _tree(document["hosts"]):
-        if group:
-            print_styled(" / ".join(group), "bold")
-        for host in found:
-            print(f"{'  ' if group else ''}{_line(host)}")
+    _print_tree(document["hosts"])
     seen = {host["connection"] for host in document["hosts"]}
     for connection in document["connections"]:
         if connection["problem"] and connection["name"] not in seen:
@@ -219,35 +175,60 @@ def _print_hosts(document: dict[str, Any], json_output: bool) -> int:
     return 0
 
 
-def _tree(hosts: Sequence[dict[str, Any]]) -> Iterator[tuple[tuple[str, ...], list[Any]]]:
-    groups: dict[tuple[str, ...], list[Any]] = {}
-    for host in hosts:
-        groups.setdefault(tuple(host["facts"]["group"]), []).append(host)
-    yield from sorted(groups.items())
+def _print_tree(hosts: Sequence[dict[str, Any]]) -> None:
+    """Print a line a host, below the groups that it is in."""
+    if not hosts:
+        return
+    rows: list[tuple[Sequence[str], str]] = [(_HEADER, "")]
+    above: tuple[str, ...] = ()
+    for host in sorted(hosts, key=lambda each: (each["facts"]["group"], each["name"])):
+        group = tuple(host["facts"]["group"])
+        same = sum(1 for _ in takewhile(lambda two: two[0] == two[1], zip(above, group)))  # noqa: B905
+        for depth in range(same, len(group)):
+            rows.append((("  " * depth + group[depth], *[""] * (len(_HEADER) - 1)), ""))
+        above = group
+        rows.append((_cells(host, "  " * len(group)), _state(host)))
+    lines = table([cells for cells, _ in rows], range(2, 6))
+    for line, (_, state) in zip(lines, rows, strict=True):
+        print(line)
+        if state:
+            print_wrapped(state, "        ")
 
 
-def _line(host: dict[str, Any]) -> str:
+def _cells(host: dict[str, Any], indent: str) -> tuple[str, ...]:
     facts, load = host["facts"], host["facts"]["load"]
-    free = format_size(max(facts["memory"] - load["memory_used"], 0))
+    name = printable(indent + host["name"])
+    if not facts["cpus"]:  # it never answered
+        return (name, facts["hypervisor"], "", "", "", "", age(host["age_s"]))
     room = format_size(max((each["free"] for each in facts["storages"]), default=0))
-    words = (
-        f"{host['name']:<20} {facts['hypervisor']:<9} {facts['cpus']:>3} CPUs "
-        f"{load['cpu_percent']:>3.0f} % busy  {free:>10} of {format_size(facts['memory'])} free  "
-        f"{room:>10} room  {_age(host['age_s'])}"
+    return (
+        name,
+        facts["hypervisor"],
+        str(facts["cpus"]),
+        f"{load['cpu_percent']:.0f}%",
+        format_size(max(facts["memory"] - load["memory_used"], 0)),
+        room,
+        age(host["age_s"]),
     )
-    return printable(words + (f"  NOT ANSWERING: {host['problem']}" if host["problem"] else ""))
 
 
-def _age(seconds: float | None) -> str:
-    if seconds is None:
-        return ""
-    return f"{seconds:.0f} s ago" if seconds < 120 else f"{seconds / 60:.0f} min ago"
+def _state(host: dict[str, Any]) -> str:
+    if host["problem"]:
+        return f"does not answer: {host['problem']}"
+    return "in maintenance mode" if host["facts"]["maintenance"] else ""
 
 
 def run_show(args: argparse.Namespace) -> int:
     """Print all that is known of a host."""
     document = AdminClient(args.data).call("GET", "/hosts")
-    found = next((each for each in document["hosts"] if each["name"] == args.name), None)
+    found = next(
+        (
+            each
+            for each in document["hosts"]
+            if args.name in (each["name"], f"{each['connection']}/{each['name']}")
+        ),
+        None,
+    )
     if found is None:
         raise NoSuchHostError(host=args.name)
     if args.json:
@@ -264,7 +245,7 @@ def _facts(host: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "connection", host["connection"]
     yield "hypervisor", f"{facts['hypervisor']} {facts['version']}"
     yield "group", " / ".join(facts["group"])
-    yield "seen", f"{_age(host['age_s'])}, load averaged over {host['samples']} measurements"
+    yield "seen", f"{age(host['age_s'])} ago, load averaged over {host['samples']} measurements"
     yield "processors", f"{facts['cpus']}, {load['cpu_percent']:.1f} % busy"
     yield "memory", f"{size(facts['memory'])}, {format_size(load['memory_used'])} used"
     yield "disk", f"{load['iops']:.0f} operations/s of {facts['max_iops'] or 'unknown'}"
@@ -287,116 +268,3 @@ def run_remove(args: argparse.Namespace) -> int:
     if args.json:
         print_json({"removed": args.name})
     return 0
-
-
-# --- machines ------------------------------------------------------------------------------------
-
-
-def run_deploy(args: argparse.Namespace) -> int:
-    """Have the machine made, and wait for what comes of it."""
-    if not _MIGRATION.fullmatch(args.migration):
-        raise NoSuchMigrationError(id=args.migration)
-    client = AdminClient(args.data)
-    wanted = {"host": args.host, "storage": args.storage, "power_on": args.power_on}
-    client.call("POST", f"/admin/migrations/{args.migration}/machine", wanted)
-    while (found := client.call("GET", f"/migrations/{args.migration}/machine"))["state"] in _GOING:
-        time.sleep(_POLL_S)
-    if args.json:
-        print_json(found)
-    elif found["state"] == "made":
-        print(f"Made on {printable(found['host'])}: {printable(found['machine'])}.")
-    for each in found["undone"] if not args.json else ():
-        print(f"taken back: {printable(each)}", file=sys.stderr)
-    if found["state"] == "made":
-        return 0
-    if args.json:
-        return HostError.exit_code
-    raise HostError(host=found["host"] or "The converter", problem=found["problem"].rstrip("."))
-
-
-# --- ratings -------------------------------------------------------------------------------------
-
-
-def run_rate(args: argparse.Namespace) -> int:
-    """Print the ratings, the best first."""
-    ratings = _rated_offline(args) if args.hosts is not None else _rated(args)
-    if args.json:
-        print_json({"ratings": [each.to_json() for each in ratings]})
-    else:
-        for rating in ratings:
-            _print_rating(rating, args.explain)
-    if not any(rating.stars for rating in ratings):
-        problem = "none gets a star" if ratings else "no host is known"
-        if args.json:
-            return NoSuitableHostError.exit_code
-        raise NoSuitableHostError(name=args.subject, problem=problem)
-    return 0
-
-
-def _rated_offline(args: argparse.Namespace) -> tuple[Rating, ...]:
-    from p2v.hosts.static import read_hosts
-
-    weights = Weights(**_weights(args.weights))
-    policy = Policy(Goal(args.goal), weights, args.growth)
-    plan = load(_text(Path(args.subject)))
-    return rank(plan, [Candidate(facts) for facts in read_hosts(args.hosts)], policy)
-
-
-def _rated(args: argparse.Namespace) -> tuple[Rating, ...]:
-    client = AdminClient(args.data)
-    path = Path(args.subject)
-    if path.is_file():
-        plan = to_json(load(_text(path)))
-    elif _MIGRATION.fullmatch(args.subject):
-        plan = client.call("GET", f"/migrations/{args.subject}")["plan"]
-    else:
-        raise UsageError(problem=f"'{args.subject}' is neither a plan's file nor a migration")
-    body = {
-        "plan": plan,
-        "goal": args.goal,
-        "weights": _weights(args.weights),
-        "growth": args.growth,
-    }
-    found = client.call("POST", "/placement", body)["ratings"]
-    return tuple(Rating.from_json(each) for each in found)
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(problem=f"the plan {path} can't be read: {error}") from None
-
-
-def _weights(text: str) -> dict[str, float]:
-    found: dict[str, float] = {}
-    for word in filter(None, text.split(",")):
-        key, _, value = word.partition("=")
-        try:
-            found[key] = float(value)
-        except ValueError:
-            raise UsageError(problem=f"--weights: '{word}' is not like cpu=2") from None
-        if key not in ("cpu", "memory", "disk", "network"):
-            raise UsageError(problem=f"--weights: '{key}' is not cpu, memory, disk or network")
-    return found
-
-
-def _print_rating(rating: Rating, explain: bool) -> None:
-    where = " / ".join((*rating.group, rating.host))
-    age = f"  ({_age(rating.age_s)}, {rating.samples} measurements)" if rating.samples else ""
-    print_styled(f"{stars(rating.stars)}  {where}  {rating.storage}{age}", "bold")
-    if explain:
-        for term in rating.terms:
-            print(f"        {printable(term.text)}")
-    for reason in rating.reasons:
-        print(f"        no stars: {printable(reason.text)}")
-    for note in rating.notes:
-        print(f"        note: {printable(note)}")
-    for better in rating.improvements:
-        print(f"        {printable(better.change)} -> {better.stars:g} stars")
-
-
-def stars(count: float) -> str:
-    """Return stars for any terminal: ``***1/2 `` is three and a half."""
-    whole = int(count)
-    return f"{'*' * whole + ('1/2' if count % 1 else '') or '-':<7}"

@@ -13,7 +13,7 @@ from typing import Any
 from p2v.cli.output import print_json, print_pairs, print_styled, size
 from p2v.cli.serve import DEFAULT_DATA
 from p2v.model.command import Subparsers, printable
-from p2v.model.errors import NoSuchMigrationError
+from p2v.model.errors import MigrationStateError, NoSuchMigrationError
 from p2v.service.adminclient import AdminClient
 
 
@@ -63,11 +63,12 @@ def run_show(args: argparse.Namespace) -> int:
     client = AdminClient(args.data)
     migration = client.call("GET", _path(args.id))
     events = client.call("GET", f"{_path(args.id)}/events")
+    machine = _machine(client, args.id)
     if args.json:
-        print_json(migration | {"events": events})
+        print_json(migration | {"events": events, "machine": machine})
         return 0
     print_styled(migration["id"], "bold")
-    print_pairs(_facts(migration))
+    print_pairs((*_facts(migration), *_machine_facts(machine or {})))
     for event in events:
         print(f"  {_when(event['at'])}  {event['kind']}  {printable(event['text'])}".rstrip())
     return 0
@@ -102,6 +103,25 @@ def _facts(migration: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "received", size(progress["wire_bytes"])
     if progress.get("verify_bytes"):
         yield "verified", f"{size(progress['verified_bytes'])} of {size(progress['verify_bytes'])}"
+
+
+def _machine(client: AdminClient, id_: str) -> dict[str, Any] | None:
+    """Return what became of its virtual machine; None where nobody asked for one."""
+    try:
+        found: dict[str, Any] = client.call("GET", f"{_path(id_)}/machine")
+    except MigrationStateError:
+        return None
+    return found
+
+
+def _machine_facts(machine: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    if machine:
+        where = f" on {machine['host']}" if machine["host"] else ""
+        yield "machine", machine["state"] + where
+        yield "machine's id", machine["machine"]
+        yield "no machine", machine["problem"]
+        for each in machine["undone"]:
+            yield "taken back", each
 
 
 def _when(seconds: float) -> str:

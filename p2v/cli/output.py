@@ -6,8 +6,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import sys
-from collections.abc import Iterable
+import textwrap
+from collections.abc import Container, Iterable, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -40,6 +42,41 @@ def print_styled(text: str, style: str) -> None:
     from rich.text import Text
 
     Console(highlight=False, soft_wrap=True).print(Text(printable(text), style))
+
+
+def age(seconds: float | None) -> str:
+    """Return how long ago something was, in few characters: ``90s``, ``12m``, ``5h``, ``3d``."""
+    if seconds is None:
+        return ""
+    for limit, part, unit in ((120, 1, "s"), (7200, 60, "m"), (172800, 3600, "h")):
+        if seconds < limit:
+            return f"{seconds / part:.0f}{unit}"
+    return f"{seconds / 86400:.0f}d"
+
+
+def table(rows: Sequence[Sequence[str]], right: Container[int]) -> list[str]:
+    """Return a line a row, its cells in columns; those whose numbers are in `right` end alike."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            f"{cell:>{width}}" if place in right else f"{cell:<{width}}"
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def print_wrapped(text: str, indent: str) -> None:
+    """Print text in lines that fit the terminal, each indented."""
+    width = shutil.get_terminal_size().columns
+    lines = textwrap.wrap(
+        printable(text),
+        max(width, 40),
+        initial_indent=indent,
+        subsequent_indent=f"{indent}  ",
+        break_on_hyphens=False,
+    )
+    print("\n".join(lines))
 
 
 def size(count: int) -> str:

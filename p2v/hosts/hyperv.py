@@ -7,9 +7,11 @@ are not sent: the host fetches them by the links in the script.
 
 from __future__ import annotations
 
+import ipaddress
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -65,6 +67,9 @@ def connect(connection: Connection) -> HypervHosts:
         UsageError: an option makes no sense.
     """
     connection.check_options(_OPTIONS)
+    if _is_cluster(connection) and _is_number(connection.address):
+        problem = f"a cluster's nodes are known by name: {connection.address} has no domain"
+        raise UsageError(problem=problem)
     return HypervHosts(connection, _shell)
 
 
@@ -117,23 +122,26 @@ class HypervHosts:
         """Return the host, or all nodes of the cluster that answer."""
         first = self._ask(self._connection.address)
         found = [self._facts(first)]
-        if self._connection.options.get("cluster") == "yes":
-            domain = self._connection.address.partition(".")[2]
+        if _is_cluster(self._connection):
             for node in first["nodes"]:
                 if node.upper() != first["name"].upper():
-                    address = f"{node}.{domain}" if domain else node
-                    found.append(self._node(node, address))
+                    found.append(self._node(node, self._address(node), first["cluster"]))
         return found
 
     def create(self, host: str, order: Order, images: Sequence[Path], undo: Undo) -> str:
         """Run the script of the order; it undoes itself where it fails, and says what."""
-        outcome = self._run(host, scripts.script(order), undo)
+        what, remove = f"the virtual machine {order.vm.name}", partial(self.remove, host, order)
+        try:
+            outcome = self._run(host, scripts.script(order), undo)
+        except HostUnreachableError:
+            undo.later(f"{what}, as far as it was made", remove)
+            raise
         try:
             id_ = str(json.loads(outcome.output.strip().splitlines()[-1])["id"])
         except (ValueError, IndexError, KeyError, TypeError):
             problem = f"its answer makes no sense: {outcome.output[-200:]!r}"
             raise HostError(host=host, problem=problem) from None
-        undo.later(f"the virtual machine {order.vm.name}", lambda: self.remove(host, order))
+        undo.later(what, remove)
         return id_
 
     def power_on(self, host: str, id_: str) -> None:
@@ -159,7 +167,7 @@ class HypervHosts:
 
     def _address(self, host: str) -> str:
         """Return where a host that `facts` named is reached."""
-        if self._connection.options.get("cluster") != "yes":
+        if not _is_cluster(self._connection):
             return self._connection.address
         short, _, domain = self._connection.address.partition(".")
         if host.upper() == short.upper():
@@ -186,12 +194,13 @@ class HypervHosts:
             raise HostError(host=address, problem=problem)
         return found
 
-    def _node(self, name: str, address: str) -> HostFacts:
-        """Return a node's facts; one that does not answer takes no machines."""
+    def _node(self, name: str, address: str, cluster: str) -> HostFacts:
+        """Return a node's facts; of one that does not answer, why."""
         try:
             return self._facts(self._ask(address))
-        except (HostError, HostUnreachableError):
-            return HostFacts(name, HypervisorKind.HYPERV, 0, 0, in_cluster=True, maintenance=True)
+        except (HostError, HostUnreachableError) as error:
+            problem = error.fields["problem"]
+            return HostFacts(name, HypervisorKind.HYPERV, 0, 0, group=(cluster,), problem=problem)
 
     def _facts(self, found: dict[str, Any]) -> HostFacts:
         folder = self._connection.options.get("folder", "Hyper-V")
@@ -202,6 +211,7 @@ class HypervHosts:
                 cpus=int(found["cpus"]),
                 memory=int(found["memory"]),
                 version=found["version"],
+                group=(found["cluster"],) if found["cluster"] else (),
                 storages=tuple(_storages(found["storages"], folder)),
                 networks=tuple(HostNetwork(name) for name in found["switches"]),
                 load=HostLoad(
@@ -212,7 +222,7 @@ class HypervHosts:
                 ),
                 limits=HostLimits(cpus=240, memory=12 * TiB, disk=64 * TiB, sectors=(512, 4096)),
                 network_rate=float(found["rate"]),
-                in_cluster=bool(found["clustered"]),
+                in_cluster=bool(found["cluster"]),
                 maintenance=bool(found["paused"]),
             )
         except (KeyError, TypeError, ValueError) as error:
@@ -224,6 +234,18 @@ def _storages(found: Sequence[dict[str, Any]], folder: str) -> Iterator[HostStor
     for each in found:
         path = f"{each['path'].rstrip(chr(92))}\\{folder}"
         yield HostStorage(path, int(each["free"]), int(each["total"]), bool(each["shared"]))
+
+
+def _is_cluster(connection: Connection) -> bool:
+    return connection.options.get("cluster") == "yes"
+
+
+def _is_number(address: str) -> bool:
+    try:
+        ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    return True
 
 
 def _number(text: str) -> int:

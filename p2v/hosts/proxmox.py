@@ -134,7 +134,8 @@ class ProxmoxHosts:
     def _facts(self, node: dict[str, Any], cluster: str) -> HostFacts:
         name, group = node["node"], (cluster,) if cluster else ()
         if node.get("status") != "online":
-            return HostFacts(name, HypervisorKind.PROXMOX, 0, 0, group=group, maintenance=True)
+            problem = f"its cluster says that it is {node.get('status', 'unknown')}"
+            return HostFacts(name, HypervisorKind.PROXMOX, 0, 0, group=group, problem=problem)
         status = self._client.ask("GET", f"/nodes/{name}/status")
         return HostFacts(
             name=name,

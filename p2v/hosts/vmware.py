@@ -104,8 +104,12 @@ class VmwareHosts:
             return [self._facts(host) for host in self._all(vim.HostSystem)]
 
     def _facts(self, host: Any) -> HostFacts:
-        hardware = host.summary.hardware
         state = host.runtime
+        if state.connectionState != "connected":
+            problem = f"{self._address} says that it is {state.connectionState}"
+            group = tuple(self._group(host))
+            return HostFacts(host.name, HypervisorKind.VMWARE, 0, 0, group=group, problem=problem)
+        hardware = host.summary.hardware
         return HostFacts(
             name=host.name,
             hypervisor=HypervisorKind.VMWARE,
@@ -119,7 +123,7 @@ class VmwareHosts:
             limits=HostLimits(cpus=256, memory=6 * TiB, disk=62 * TiB),
             network_rate=_network_rate(host),
             in_cluster=_protected(host),
-            maintenance=state.inMaintenanceMode or state.connectionState != "connected",
+            maintenance=state.inMaintenanceMode,
         )
 
     def _group(self, host: Any) -> Iterator[str]:

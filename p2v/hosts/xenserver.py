@@ -115,17 +115,20 @@ class XenHosts:
         storages: Iterator[HostStorage],
         networks: Sequence[str],
     ) -> HostFacts:
-        metrics = self._api.host_metrics.get_record(host["metrics"])
+        name, group = host["name_label"], (pool["name_label"],) if pool["name_label"] else ()
+        metrics = self._metrics(host["metrics"])
+        if not metrics.get("live"):
+            problem = "its pool's coordinator hears nothing of it"
+            return HostFacts(name, HypervisorKind.XENSERVER, 0, 0, group=group, problem=problem)
         total = int(metrics["memory_total"])
         load = self._load(ref)
-        name = pool["name_label"]
         return HostFacts(
-            name=host["name_label"],
+            name=name,
             hypervisor=HypervisorKind.XENSERVER,
             cpus=int(host["cpu_info"]["cpu_count"]),
             memory=total,
             version=host["software_version"].get("product_version", ""),
-            group=(name,) if name else (),
+            group=group,
             storages=tuple(storages),
             networks=tuple(HostNetwork(each, _NO_TAGS) for each in networks),
             load=HostLoad(
@@ -135,8 +138,16 @@ class XenHosts:
             ),
             limits=HostLimits(cpus=64, memory=int(1.5 * TiB), disk=2 * TiB - (4 << 30)),
             in_cluster=bool(pool["ha_enabled"]),
-            maintenance=not host["enabled"] or not metrics["live"],
+            maintenance=not host["enabled"],
         )
+
+    def _metrics(self, ref: str) -> Mapping[str, Any]:
+        """Return a host's metrics; none if it never was there since its pool started."""
+        try:
+            found: Mapping[str, Any] = self._api.host_metrics.get_record(ref)
+        except XenAPI.Failure:
+            return {}
+        return found
 
     def _load(self, ref: str) -> Any:
         """Return a function that asks for a data source; one that there is not is 0."""

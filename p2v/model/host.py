@@ -100,6 +100,7 @@ class HostFacts:
         network_rate: of all its uplinks together, 0 where that is not known.
         in_cluster: whether it can hold highly available machines.
         maintenance: it takes no machines for now.
+        problem: why it does not answer, where its cluster does; the rest means nothing then.
     """
 
     name: str
@@ -117,3 +118,4 @@ class HostFacts:
     network_rate: float = 0.0
     in_cluster: bool = False
     maintenance: bool = False
+    problem: str = ""

@@ -70,9 +70,9 @@ def rate(plan: Plan, host: HostFacts, policy: Policy | None = None) -> Rating:
 
 def _candidate(plan: Plan, candidate: Candidate, policy: Policy) -> Rating:
     host = candidate.facts
-    if candidate.problem:
+    if problem := candidate.problem or host.problem:
         settings(plan)
-        text = f"the host does not answer: {candidate.problem}"
+        text = f"the host does not answer: {problem}"
         return Rating(
             host=host.name,
             hypervisor=host.hypervisor,

@@ -41,7 +41,9 @@ def _mended(plan: Plan, host: HostFacts, rating: Rating, rate: Rate) -> Iterator
     changes: list[str] = []
     for _ in range(len(Reason) + len(rating.reasons)):
         if not rating.reasons:
-            yield Improvement(" and ".join(changes), rating.stars)
+            *first, last = changes
+            text = f"{', '.join(first)} and {last}" if first else last
+            yield Improvement(text, rating.stars)
             return
         mend = _MENDS.get(rating.reasons[0].code)
         changed = mend(plan, host, rating.reasons[0]) if mend else None

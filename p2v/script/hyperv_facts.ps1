@@ -26,12 +26,12 @@ $storages = @()
 Get-Volume | Where-Object { $_.DriveType -eq 'Fixed' -and $_.DriveLetter } | ForEach-Object {
     $storages += @{ path = "$($_.DriveLetter):\"; free = $_.SizeRemaining; total = $_.Size; shared = $false }
 }
-$clustered = $false
+$cluster = ''
 $paused = $false
 $nodes = @()
 $service = @(Get-Service | Where-Object { $_.Name -eq 'ClusSvc' -and $_.Status -eq 'Running' })
 if ($service.Count) {
-    $clustered = $true
+    $cluster = (Get-Cluster).Name
     Get-ClusterNode | ForEach-Object {
         $nodes += $_.Name
         if ($_.Name -eq $env:COMPUTERNAME) { $paused = $_.State -ne 'Up' }
@@ -57,7 +57,7 @@ if ($service.Count) {
     rate = $rate
     storages = $storages
     switches = @(Get-VMSwitch | ForEach-Object { $_.Name })
-    clustered = $clustered
+    cluster = $cluster
     paused = $paused
     nodes = $nodes
 } | ConvertTo-Json -Compress -Depth 4

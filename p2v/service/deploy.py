@@ -91,6 +91,34 @@ class Deployer:
         self.store.want(migration.id, vm)
         self._begin(migration.id)
 
+    def remove(self, migration: Migration) -> None:
+        """Switch off the machine that was made of a migration and delete it with its disks.
+
+        What of it a failure may have left goes too; the migration's own images stay.
+
+        Raises:
+            MigrationStateError: none was made, or it is being made.
+            NoSuchHostError: its host is not known any more.
+            HostUnreachableError, HostError: the host does not answer, or refuses.
+        """
+        found = self.store.find(migration.id)
+        if found is None or found.state in _GOING or not found.host:
+            raise MigrationStateError(
+                id=migration.id, state="without a machine", problem="there is none to remove"
+            )
+        host = self.hosts.named(found.vm.host)
+        plan = replace(migration.plan, vm=found.vm)
+        order = self.order(replace(migration, plan=plan), found.vm.storage, host.facts.hypervisor)
+        adapter = self.hosts.open(host)
+        try:
+            adapter.remove(host.facts.name, order)
+        finally:
+            adapter.close()
+        self.hosts.changed(host)
+        text = f"{order.vm.name} on {found.host} with its disks"
+        self.store.note(migration.id, DeploymentState.REMOVED, text, machine="")
+        log.info("the machine of migration %s is removed: %s", migration.id, text)
+
     def order(self, migration: Migration, storage: str, kind: HypervisorKind) -> Order:
         """Return the order for a migration's machine without the addresses of its images."""
         order = make_order(migration.plan, migration.id, storage, extension(kind))
@@ -148,10 +176,11 @@ class Deployer:
         host, rating = self.hosts.choose(plan)
         name, kind = host.facts.name, host.facts.hypervisor
         # Kept, so that a run after a crash finds what this one leaves half made.
-        vm = replace(wanted.vm, host=name, storage=rating.storage)
+        vm = replace(wanted.vm, host="/".join(host.key), storage=rating.storage)
         text = f"on {name}, {rating.stars:g} stars, storage {rating.storage}"
         self.store.note(migration.id, DeploymentState.MAKING, text, host=name, vm=encode(vm))
-        order = self.order(replace(migration, plan=replace(plan, vm=vm)), rating.storage, kind)
+        there = replace(plan, vm=replace(vm, host=name))
+        order = self.order(replace(migration, plan=there), rating.storage, kind)
         adapter = self.hosts.open(host)
         stack.callback(adapter.close)
         with self._prepared(migration, order, kind) as files:

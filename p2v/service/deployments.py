@@ -18,12 +18,14 @@ from p2v.service.tables import deployments, events
 
 
 class DeploymentState(StrEnum):
-    """Where the making of a virtual machine stands. The last two are final."""
+    """Where the making of a virtual machine stands. The last three are final."""
 
     WANTED = "wanted"
     MAKING = "making"
     MADE = "made"
     FAILED = "failed"
+    REMOVED = "removed"
+    """It was made, and taken away again."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any, cast
@@ -19,7 +19,6 @@ from p2v.hosts.connection import Connection
 from p2v.model.document import encode
 from p2v.model.errors import (
     MigrationStateError,
-    NoSuchHostError,
     UsageError,
 )
 from p2v.model.host import HostReserve, HypervisorKind
@@ -91,10 +90,11 @@ def placement(
     migration: Annotated[str, Query(max_length=63)],
     goal: Goal = Goal.BALANCE,
     growth: Annotated[float, Query(ge=0, le=1)] = 0.2,
+    group: Annotated[str, Query(max_length=1024, description="Of hosts: `A/B`.")] = "",
 ) -> views.PlacementView:
-    """Rate all hosts for a migration's virtual machine."""
+    """Rate the hosts of a group, or all, for a migration's virtual machine."""
     plan = context.migrations.get(migration).plan
-    return _placement(context, plan, Policy(goal, growth=growth))
+    return _placement(context, plan, Policy(goal, growth=growth), _parts(group))
 
 
 @router.post("/placement")
@@ -103,11 +103,14 @@ def placement_of_plan(
 ) -> views.PlacementView:
     """Rate all hosts for a plan; nothing is kept of it."""
     weights = Weights(**body.weights.model_dump())
-    return _placement(context, from_json(body.plan), Policy(body.goal, weights, body.growth))
+    policy = Policy(body.goal, weights, body.growth)
+    return _placement(context, from_json(body.plan), policy, body.group)
 
 
-def _placement(context: Context, plan: Plan, policy: Policy) -> views.PlacementView:
-    found = context.deployer.hosts.rate(plan, policy)
+def _placement(
+    context: Context, plan: Plan, policy: Policy, group: Sequence[str]
+) -> views.PlacementView:
+    found = context.deployer.hosts.rate(plan, policy, group)
     return views.PlacementView(goal=policy.goal, ratings=[each.to_json() for each in found])
 
 
@@ -122,6 +125,10 @@ def script_of_plan(body: views.PlanToScript, context: Shared, asker: Asker) -> v
     storage = next((rating.storage for rating in rated if rating.host == host), "")
     text = make_plan_script(kind, plan, settings(plan).storage or storage)
     return views.ScriptView(kind=kind, host=host, text=text, hashed=0, total=0)
+
+
+def _parts(group: str) -> list[str]:
+    return [part for part in group.split("/") if part]
 
 
 # --- machines ------------------------------------------------------------------------------------
@@ -148,6 +155,13 @@ def make_machine(id: Id, body: views.WantedMachine, context: Shared) -> views.De
     vm = settings(migration.plan)
     chosen = {key: value for key, value in body.model_dump().items() if value is not None}
     context.deployer.want(migration, replace(vm, create=True, **chosen))
+    return machine(id, context, cast(Any, None))
+
+
+@administration.delete("/migrations/{id}/machine", status_code=200)
+def remove_machine(id: Id, context: Shared) -> views.DeploymentView:
+    """Delete a migration's machine with its disks from its host; the images stay."""
+    context.deployer.remove(context.migrations.get(id))
     return machine(id, context, cast(Any, None))
 
 
@@ -196,11 +210,10 @@ def _target(
     if not wanted:
         host, rating = context.deployer.hosts.choose(plan)
         return host.facts.hypervisor, host.facts.name, body.storage or rating.storage
-    for known in context.deployer.hosts.known():
-        if known.facts.name == wanted:
-            rating = next(r for r in context.deployer.hosts.rate(plan) if r.host == wanted)
-            return known.facts.hypervisor, wanted, body.storage or rating.storage
-    raise NoSuchHostError(host=wanted)
+    known = context.deployer.hosts.named(wanted)
+    called = context.deployer.hosts.name_of(known)
+    rating = next(each for each in context.deployer.hosts.rate(plan) if each.host == called)
+    return known.facts.hypervisor, known.facts.name, body.storage or rating.storage
 
 
 # --- images --------------------------------------------------------------------------------------

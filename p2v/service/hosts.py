@@ -7,8 +7,10 @@ import logging
 import re
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 from p2v.hosts.base import Adapter, connect
 from p2v.hosts.connection import Connection
@@ -88,6 +90,33 @@ class Hosts:
         """Return why connections don't answer, by name."""
         return self._store.problems()
 
+    def named(self, name: str) -> KnownHost:
+        """Return the host that is called so, or ``CONNECTION/NAME``.
+
+        Raises:
+            NoSuchHostError: there is none.
+            UsageError: there are several.
+        """
+        found = {key: each for key, each in self._called().items() if _is(each, name)}
+        if not found:
+            raise NoSuchHostError(host=name)
+        if len(found) > 1:
+            raise UsageError(problem=f"which '{name}': {' or '.join(sorted(found))}")
+        return next(iter(found.values()))
+
+    def name_of(self, host: KnownHost) -> str:
+        """Return by what a host is found again."""
+        return next(key for key, each in self._called().items() if each.key == host.key)
+
+    def _called(self) -> dict[str, KnownHost]:
+        """Return all hosts by name: ``CONNECTION/NAME`` where several have the same."""
+        known = self.known()
+        count = Counter(each.facts.name for each in known)
+        return {
+            each.facts.name if count[each.facts.name] == 1 else "/".join(each.key): each
+            for each in known
+        }
+
     def open(self, host: KnownHost) -> Adapter:
         """Open the connection through which a host is known.
 
@@ -141,26 +170,41 @@ class Hosts:
 
     # --- placing
 
-    def rate(self, plan: Plan, policy: Policy | None = None) -> tuple[Rating, ...]:
-        """Return the ratings of all hosts for the plan's virtual machine, the best first.
+    def rate(
+        self, plan: Plan, policy: Policy | None = None, group: Sequence[str] = ()
+    ) -> tuple[Rating, ...]:
+        """Return the ratings of the hosts in `group` and below for the plan's machine, best first.
 
         Raises:
             UsageError: the plan asks for no virtual machine, or the policy makes no sense.
         """
-        return rank(plan, [_candidate(host) for host in self.known()], policy)
+        found = self._called().items()
+        wanted = tuple(group)
+        return rank(
+            plan,
+            [
+                _candidate(name, each)
+                for name, each in found
+                if each.facts.group[: len(wanted)] == wanted
+            ],
+            policy,
+        )
 
     def choose(self, plan: Plan) -> tuple[KnownHost, Rating]:
         """Return the host that the plan names, else the one with the most stars.
 
         Raises:
             NoSuchHostError: the named one is not known.
+            UsageError: several are named so.
             NoSuitableHostError: it, or every host, gets no star.
         """
         wanted = settings(plan).host
         name = settings(plan).name or plan.name
-        ratings = [each for each in self.rate(plan) if not wanted or each.host == wanted]
-        if wanted and not ratings:
-            raise NoSuchHostError(host=wanted)
+        hosts = self._called()
+        if wanted:
+            host = self.named(wanted)
+            hosts = {key: each for key, each in hosts.items() if each.key == host.key}
+        ratings = rank(plan, [_candidate(*each) for each in hosts.items()])
         if not ratings:
             raise NoSuitableHostError(name=name, problem="this converter knows no host")
         best = ratings[0]
@@ -168,12 +212,16 @@ class Hosts:
             why = "; ".join(reason.text for reason in best.reasons)
             problem = f"{best.host}: {why}" if wanted else f"the nearest is {best.host}: {why}"
             raise NoSuitableHostError(name=name, problem=problem)
-        return next(each for each in self.known() if each.facts.name == best.host), best
+        return hosts[best.host], best
 
 
-def _candidate(host: KnownHost) -> Candidate:
+def _is(host: KnownHost, name: str) -> bool:
+    return name in (host.facts.name, "/".join(host.key))
+
+
+def _candidate(name: str, host: KnownHost) -> Candidate:
     age = max(time.time() - host.at, 0.0)
     problem = host.problem
     if not problem and age > STALE_S:
         problem = f"it was last measured {age / 60:.0f} minutes ago"
-    return Candidate(host.facts, problem, age, host.samples)
+    return Candidate(replace(host.facts, name=name), problem, age, host.samples)

@@ -34,6 +34,11 @@ class KnownHost:
     samples: int
     problem: str = ""
 
+    @property
+    def key(self) -> tuple[str, str]:
+        """Its connection and its name there: never another host's."""
+        return self.connection, self.facts.name
+
 
 class HostStore:
     """The hosts of one converter. Thread-safe."""
@@ -70,12 +75,14 @@ class HostStore:
         return [self._connection(row) for row in rows]
 
     def seen(self, connection: str, found: Sequence[HostFacts]) -> None:
-        """Keep the facts of the connection's hosts and add a sample of each."""
+        """Keep the facts of the connection's hosts and add a sample of each.
+
+        Of a host that does not answer, though its cluster does, the old facts stay.
+        """
         now = time.time()
         with self._store.change() as db:
-            query = sa.select(host_facts.c.host, host_facts.c.reset)
-            rows = db.execute(query.where(*self._of(host_facts, connection))).all()
-            resets = {row.host: row.reset for row in rows}
+            query = sa.select(host_facts).where(*self._of(host_facts, connection))
+            known = {row["host"]: row for row in db.execute(query).mappings().all()}
             db.execute(host_facts.delete().where(*self._of(host_facts, connection)))
             db.execute(
                 host_samples.delete().where(
@@ -87,11 +94,18 @@ class HostStore:
                     "converter": self._store.converter,
                     "connection": connection,
                     "host": facts.name,
-                    "at": now,
                 }
-                reset = resets.get(facts.name, 0.0)
-                db.execute(host_facts.insert().values(**key, reset=reset, facts=encode(facts)))
-                db.execute(host_samples.insert().values(**key, **encode(facts.load)))
+                old = known.get(facts.name)
+                if facts.problem and old is not None:
+                    kept = dict(old["facts"]) | {"problem": facts.problem}
+                    db.execute(host_facts.insert().values(dict(old) | {"facts": kept}))
+                    continue
+                reset = old["reset"] if old is not None else 0.0
+                row = key | {"at": now, "reset": reset, "facts": encode(facts)}
+                db.execute(host_facts.insert().values(row))
+                if not facts.problem:
+                    sample = key | {"at": now} | cast(dict[str, Any], encode(facts.load))
+                    db.execute(host_samples.insert().values(sample))
             self._problem(db, connection, "")
 
     def unseen(self, connection: str, problem: str) -> None:
@@ -149,7 +163,8 @@ class HostStore:
         if count:
             cpu, memory, iops, network = (float(value) for value in averages)
             facts = replace(facts, load=HostLoad(cpu, int(memory), iops, network))
-        return KnownHost(row["connection"], facts, row["at"], count, row["problem"])
+        problem = row["problem"] or facts.problem
+        return KnownHost(row["connection"], facts, row["at"], count, problem)
 
     def _of(self, table: sa.Table, connection: str) -> tuple[sa.ColumnElement[bool], ...]:
         mine = table.c.converter == self._store.converter

@@ -95,6 +95,7 @@ class WantedPlacement(_Request):
     goal: Goal = Goal.BALANCE
     weights: WantedWeights = WantedWeights()
     growth: Annotated[float, Field(ge=0, le=1)] = 0.2
+    group: list[Text] = []
 
 
 class PlacementView(BaseModel):

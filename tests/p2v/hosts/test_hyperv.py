@@ -38,7 +38,7 @@ ANSWER = {
         {"path": "C:\\ClusterStorage\\Volume1", "free": 2, "total": 3, "shared": True},
     ],
     "switches": ["LAN", "Ünïcode; 'x'"],
-    "clustered": True,
+    "cluster": "HVC",
     "paused": False,
     "nodes": ["HV1", "HV2", "HV3"],
 }
@@ -69,7 +69,7 @@ def test_the_question_parses_and_asks_with_cmdlets_that_exist():
     found = {name for name, _ in commands(root) if "-" in name} - {"Read-Counter"}
     others = {
         "Get-CimInstance", "Get-NetAdapter", "Get-Volume", "Get-Service", "Get-ClusterNode",
-        "Get-ClusterSharedVolume", "ForEach-Object",
+        "Get-Cluster", "Get-ClusterSharedVolume", "ForEach-Object",
     }  # fmt: skip
     for year in CMDLETS.values():
         assert found <= set(year) | set(ELSEWHERE) | others
@@ -90,17 +90,18 @@ def test_a_host_is_described():
     assert facts.in_cluster and not facts.maintenance
 
 
-def test_all_nodes_of_a_cluster_are_asked_and_a_silent_one_takes_no_machines():
+def test_all_nodes_of_a_cluster_are_asked_and_a_silent_one_is_shown_as_such():
     cluster = replace(CONNECTION, options={"cluster": "yes"})
     second = Outcome(json.dumps(ANSWER | {"name": "HV2", "paused": True}))
     silent = HostUnreachableError(host="HV3.example.com", problem="timed out")
     world = World(**{"HV2.example.com": second, "HV3.example.com": silent})
     found = HypervHosts(cluster, world).facts()
-    assert [(host.name, host.maintenance) for host in found] == [
-        ("HV1", False),
-        ("HV2", True),
-        ("HV3", True),
+    assert [(host.name, host.maintenance, host.problem) for host in found] == [
+        ("HV1", False, ""),
+        ("HV2", True, ""),
+        ("HV3", False, "timed out"),
     ]
+    assert {host.group for host in found} == {("HVC",)}
 
 
 @pytest.mark.parametrize(
@@ -145,6 +146,19 @@ def test_what_the_script_took_back_is_reported(order):
     )
 
 
+def test_what_a_lost_connection_leaves_is_removed_when_it_is_back(order):
+    world = World(
+        **{"hv1.example.com": HostUnreachableError(host="hv1.example.com", problem="reset")}
+    )
+    undo = Undo()
+    with pytest.raises(HostUnreachableError):
+        HypervHosts(CONNECTION, world).create("HV1", order, [], undo)
+    world.answers["hv1.example.com"] = Outcome("")
+    (undone,) = undo.run()
+    assert not undone.problem
+    assert world.ran[-1] == ("hv1.example.com", scripts.removal(order))
+
+
 def test_the_removal_parses_and_touches_only_its_own(order):
     text = scripts.removal(order)
     assert not faults(parse(text))
@@ -163,3 +177,8 @@ def test_nobody_there_is_said():
 def test_options_that_make_no_sense_are_refused(options):
     with pytest.raises(UsageError):
         connect(replace(CONNECTION, options=options)).facts()
+
+
+def test_a_cluster_is_not_asked_for_by_a_number():
+    with pytest.raises(UsageError, match="by name"):
+        connect(replace(CONNECTION, address="10.0.0.5", options={"cluster": "yes"}))

@@ -53,7 +53,7 @@ def test_nodes_are_described_with_a_password_or_a_token(connection, user):
     assert (first.load.cpu_percent, first.load.network_bytes) == (25.0, 300.0)
     assert [(s.name, s.shared) for s in first.storages] == [("tank", True)]
     assert [network.name for network in first.networks] == ["vmbr0"]
-    assert second.maintenance and not first.maintenance
+    assert "offline" in second.problem and not first.problem
 
 
 def test_a_machine_is_made_started_and_removed(connection, cluster, there, images):

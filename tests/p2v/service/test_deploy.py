@@ -74,6 +74,13 @@ class Folder:
             raise HostError(host=host, problem="it does not start")
         (self.path / "running").touch()
 
+    def remove(self, host, order):
+        if self.fail == "remove":
+            raise HostError(host=host, problem="it is in use")
+        assert order.storage == "pool"
+        for path in self.path.iterdir():
+            path.unlink()
+
     def close(self):
         self.closed = True
 
@@ -148,7 +155,7 @@ def test_a_run_after_a_crash_goes_to_the_same_host(deployer, host, migration):
     del deployer.store.note, deployer.store.failed
     host.before_create = lambda order: None
     found = deployer.store.find(migration.id)
-    assert (found.state, found.vm.host, found.vm.storage) == ("making", "hv1", "pool")
+    assert (found.state, found.vm.host, found.vm.storage) == ("making", "kvm/hv1", "pool")
     deployer.run(migration)
     assert deployer.store.find(migration.id).state is DeploymentState.MADE
 
@@ -232,6 +239,36 @@ def test_a_guest_that_could_not_be_converted_is_made_by_hand_only(deployer, host
     deployer.want(broken, migration.plan.vm)
     deployer.run(broken)
     assert deployer.store.find(migration.id).state is DeploymentState.MADE
+
+
+def test_a_machine_is_removed_with_its_disks_and_may_be_made_again(deployer, host, migration):
+    with pytest.raises(MigrationStateError, match="none to remove"):
+        deployer.remove(migration)
+    deployer.run(migration)
+    deployer.remove(migration)
+    assert deployer.store.find(migration.id).state is DeploymentState.REMOVED
+    assert list(host.path.iterdir()) == [] and host.closed
+    assert all(Path(image).exists() for image in migration.images)
+    assert deployer.events(migration.id)[-1].kind == "machine-removed"
+    deployer.want(migration, migration.plan.vm)
+    deployer.run(migration)
+    assert deployer.store.find(migration.id).state is DeploymentState.MADE
+
+
+def test_a_machine_that_can_not_be_removed_is_still_there(deployer, host, migration):
+    deployer.run(migration)
+    host.fail = "remove"
+    with pytest.raises(HostError, match="in use"):
+        deployer.remove(migration)
+    assert deployer.store.find(migration.id).state is DeploymentState.MADE and host.closed
+
+
+def test_what_a_failure_left_is_removed_too(deployer, host, migration):
+    host.fail = "undo"
+    deployer.run(migration)
+    host.fail = ""
+    deployer.remove(migration)
+    assert list(host.path.iterdir()) == []
 
 
 def test_images_that_are_not_finished_make_no_machine(deployer, migration):

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import time
 from dataclasses import replace
@@ -104,8 +105,10 @@ def test_hosts_are_added_listed_shown_and_removed(p2v, known):
     assert "hv1" in known and "hyperv" in known
     code, out, _ = p2v("hosts", "list")
     assert code == 0
-    assert out.index("Berlin / cluster-a") < out.index("hv1")
-    assert "ago" in out
+    hv2, berlin, cluster, hv1 = (out.index(name) for name in ("hv2", "Berlin", "cluster-a", "hv1"))
+    assert hv2 < berlin < cluster < hv1
+    assert "in maintenance mode" in out
+    assert max(map(len, out.splitlines())) <= 80
     code, out, _ = p2v("hosts", "show", "hv1", "--json")
     document = json.loads(out)
     assert (document["facts"]["cpus"], document["connection"]) == (20, "lab")
@@ -137,12 +140,17 @@ def test_a_host_that_does_not_answer_is_not_added(p2v):
 def test_hosts_are_rated_with_every_term_and_reason(p2v, known, plan_file):
     code, out, _ = p2v("hosts", "rate", str(plan_file), "--explain")
     assert code == 0
-    first, second = out.split("\n-  ")
+    head, first, second = re.split(r"^(?:\*\*\*1/2|-) ", out, flags=re.MULTILINE)
+    assert "STARS" in head and max(map(len, out.splitlines())) <= 80
+    out = " ".join(out.split())
     # cpu 1 - 27/90 = 0.7, memory 1 - 32/128 = 0.75; (0.7 + 0.75) / 2 x 5 = 3.625
-    assert first.startswith("***1/2") and "Berlin / cluster-a / hv1" in first
-    assert "70% free" in first and "75% free" in first
+    assert first.split()[:4] == ["70%", "75%", "-", "-"] and "Berlin/cluster-a/hv1" in first
+    assert "together 3.62 of 5, which makes 3.5 stars" in out
+    assert "leaves 70% free" in out and "leaves 75% free" in out
     assert "maintenance" in second and "not enough memory" in second
     assert "no storage" in second
+    assert p2v("hosts", "rate", str(plan_file), "--group", "Berlin")[1].count("hv") == 1
+    assert p2v("hosts", "rate", str(plan_file), "--group", "Rome")[0] == 72
 
 
 def test_the_same_ratings_come_from_the_api_and_without_a_converter(
@@ -156,6 +164,19 @@ def test_the_same_ratings_come_from_the_api_and_without_a_converter(
     offline = json.loads(capsys.readouterr().out)["ratings"]
     assert [(each["host"], each["stars"]) for each in offline] == by_api
     assert offline[0]["terms"] == answer.json["ratings"][0]["terms"]
+
+
+def test_a_machine_is_removed_only_when_somebody_says_that_it_is_meant(
+    p2v, running, finished, monkeypatch
+):
+    name = finished[0]
+    assert p2v("hosts", "undeploy", name, "--yes")[0] == 15
+    deployer = running.converter.migrations.deployer
+    gone = []
+    monkeypatch.setattr(type(deployer), "remove", lambda self, migration: gone.append(migration.id))
+    deployer.store.want(name, running.converter.migrations.get(name).plan.vm)
+    assert p2v("hosts", "undeploy", name)[0] == 2 and gone == []
+    assert p2v("hosts", "undeploy", name, "--yes")[0] == 0 and gone == [name]
 
 
 def test_a_migration_is_rated_too(p2v, known, running, finished):

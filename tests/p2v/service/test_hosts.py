@@ -229,6 +229,54 @@ def test_the_best_host_is_chosen_unless_one_is_named(hosts, world):
         hosts.choose(replace(PLAN, vm=replace(PLAN.vm, host="gone")))
 
 
+def test_hosts_of_the_same_name_are_told_apart(hosts, world):
+    hosts.add(CONNECTION)
+    world.hosts = [facts(load=HostLoad(80.0))]
+    hosts.add(replace(CONNECTION, name="cluster2"))
+    assert [each.host for each in hosts.rate(PLAN)] == ["cluster1/hv1", "cluster2/hv1"]
+    assert hosts.choose(PLAN)[0].connection == "cluster1"
+    chosen = replace(PLAN, vm=replace(PLAN.vm, host="cluster2/hv1"))
+    assert hosts.choose(chosen)[0].connection == "cluster2"
+    with pytest.raises(UsageError, match="which 'hv1': cluster1/hv1 or cluster2/hv1"):
+        hosts.choose(replace(PLAN, vm=replace(PLAN.vm, host="hv1")))
+
+
+def test_the_hosts_of_a_group_are_those_below_it(hosts, world):
+    world.hosts = [facts("a", group=("lab",)), facts("b", group=("lab", "c1")), facts("c")]
+    hosts.add(CONNECTION)
+
+    def found(*group):
+        return [rating.host for rating in hosts.rate(PLAN, group=group)]
+
+    assert sorted(found("Berlin")) == ["a", "b", "c"]
+    assert sorted(found("Berlin", "lab")) == ["a", "b"]
+    assert found("Berlin", "lab", "c1") == ["b"]
+    assert found("Ber") == []
+
+
+def test_a_silent_host_of_a_cluster_keeps_its_facts_and_is_not_rated(hosts, world):
+    world.hosts = [facts(load=HostLoad(30.0))]
+    hosts.add(CONNECTION)
+    (before,) = hosts.known()
+    world.hosts = [HostFacts("hv1", HypervisorKind.HYPERV, 0, 0, problem="timed out")]
+    hosts.sample()
+    (host,) = hosts.known()
+    assert (host.problem, host.facts.cpus, host.at) == ("timed out", 16, before.at)
+    assert (host.samples, host.facts.load.cpu_percent) == (1, 30.0), "nothing is averaged in"
+    (rating,) = hosts.rate(PLAN)
+    assert rating.reasons[0].code is Reason.SILENT and "timed out" in rating.reasons[0].text
+    world.hosts = [facts()]
+    hosts.sample()
+    assert hosts.known()[0].problem == "" and hosts.rate(PLAN)[0].stars
+
+
+def test_a_host_that_never_answered_is_shown_too(hosts, world):
+    world.hosts = [facts(), HostFacts("hv2", HypervisorKind.HYPERV, 0, 0, problem="no route")]
+    hosts.add(CONNECTION)
+    assert {each.facts.name: each.samples for each in hosts.known()} == {"hv1": 1, "hv2": 0}
+    assert hosts.rate(PLAN)[-1].reasons[0].code is Reason.SILENT
+
+
 def test_nothing_is_chosen_where_no_host_has_a_star(hosts, world):
     with pytest.raises(NoSuitableHostError, match="knows no host"):
         hosts.choose(PLAN)
