@@ -10,6 +10,7 @@ import time
 from typing import Any
 
 from p2v.cli.output import print_json
+from p2v.cli.progress import add_progress_option, progress
 from p2v.model.command import Parser, printable
 from p2v.model.errors import HostError, NoSuchMigrationError, UsageError
 from p2v.service.adminclient import AdminClient
@@ -29,6 +30,7 @@ def register(actions: argparse._SubParsersAction[Parser]) -> list[Parser]:
     deploy.add_argument("--host", metavar="HOST", help="default: the plan's, or the best")
     deploy.add_argument("--storage", help="the host's datastore, pool, repository or folder")
     deploy.add_argument("--power-on", action="store_true", default=None, help="start it")
+    add_progress_option(deploy)
     deploy.set_defaults(run=run_deploy)
     undeploy = actions.add_parser(
         "undeploy", help="delete such a machine with its disks; the migration's images stay"
@@ -46,8 +48,11 @@ def run_deploy(args: argparse.Namespace) -> int:
     path = _path(args.migration)
     wanted = {"host": args.host, "storage": args.storage, "power_on": args.power_on}
     client.call("POST", f"/admin{path}", wanted)
-    while (found := client.call("GET", path))["state"] in _GOING:
-        time.sleep(_POLL_S)
+    with progress(args.progress, "upload") as advance:
+        while (found := client.call("GET", path))["state"] in _GOING:
+            if advance is not None and found["total"]:
+                advance(found["sent"], found["total"])
+            time.sleep(_POLL_S)
     made = found["state"] == "made"
     if args.json:
         print_json(found)

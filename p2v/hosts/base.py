@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from p2v.hosts.connection import Connection
+from p2v.hosts.sending import Sent, unheard
 from p2v.hosts.undo import Undo
 from p2v.model.host import HostFacts
 from p2v.model.order import Order
@@ -30,12 +31,15 @@ class Adapter(Protocol):
             HostError: it does not say.
         """
 
-    def create(self, host: str, order: Order, images: Sequence[Path], undo: Undo) -> str:
+    def create(
+        self, host: str, order: Order, images: Sequence[Path], undo: Undo, sent: Sent = unheard
+    ) -> str:
         """Make the order's virtual machine on `host`, switched off, and return its id there.
 
         One that was made before for the same migration is returned as it is; what is half made is
         made anew. `images` are local files in the format that scripts of the host's kind take.
         Each thing that is made goes to `undo` as soon as it is there; the caller runs it.
+        `sent` hears of the bytes of images that the host took.
 
         Raises:
             HostError: the host refuses; what `undo` knows is still there.

@@ -22,6 +22,7 @@ from pypsrp.exceptions import AuthenticationError, WinRMError, WinRMTransportErr
 
 from p2v.hosts.connection import Connection
 from p2v.hosts.pinned import mount, tls_context
+from p2v.hosts.sending import Sent, unheard
 from p2v.hosts.undo import Undo, Undone
 from p2v.model.errors import HostError, HostUnreachableError, UsageError
 from p2v.model.host import (
@@ -128,7 +129,9 @@ class HypervHosts:
                     found.append(self._node(node, self._address(node), first["cluster"]))
         return found
 
-    def create(self, host: str, order: Order, images: Sequence[Path], undo: Undo) -> str:
+    def create(
+        self, host: str, order: Order, images: Sequence[Path], undo: Undo, sent: Sent = unheard
+    ) -> str:
         """Run the script of the order; it undoes itself where it fails, and says what."""
         what, remove = f"the virtual machine {order.vm.name}", partial(self.remove, host, order)
         try:

@@ -14,7 +14,7 @@ _OPTIONS = {
     "vhdx": ("-O", "vhdx", "-o", "subformat=dynamic"),
     "qcow2": ("-O", "qcow2"),
     "raw": ("-O", "raw"),
-    "vmdk": ("-O", "vmdk", "-o", "subformat=streamOptimized"),
+    "vmdk": ("-O", "vmdk", "-o", "subformat=streamOptimized,adapter_type=lsilogic"),
 }
 """What qemu-img is told for each file name extension of p2v.script."""
 

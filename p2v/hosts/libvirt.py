@@ -18,6 +18,7 @@ from typing import Any, BinaryIO, TypeVar
 import libvirt
 
 from p2v.hosts.connection import Connection
+from p2v.hosts.sending import Sent, unheard
 from p2v.hosts.undo import Undo
 from p2v.model.errors import HostError, HostUnreachableError
 from p2v.model.host import (
@@ -180,7 +181,9 @@ class LibvirtHost:
 
     # --- machines
 
-    def create(self, host: str, order: Order, images: Sequence[Path], undo: Undo) -> str:
+    def create(
+        self, host: str, order: Order, images: Sequence[Path], undo: Undo, sent: Sent = unheard
+    ) -> str:
         """Upload the images into the order's pool and define the domain."""
         identity = libvirt_xml.identity(order)
         with self._speaking():
@@ -188,7 +191,7 @@ class LibvirtHost:
                 return identity
             pool = self._host.storagePoolLookupByName(order.storage)
             for disk, image in zip(order.disks, images, strict=True):
-                self._upload(pool, disk, image, undo)
+                self._upload(pool, disk, image, undo, sent)
             domain = self._host.defineXML(libvirt_xml.domain(order, self._type))
             undo.later(f"the domain {order.vm.name}", partial(_undefine, domain))
             if order.vm.start_action is StartAction.ALWAYS:
@@ -223,7 +226,7 @@ class LibvirtHost:
                 return None
             raise
 
-    def _upload(self, pool: Any, disk: OrderedDisk, image: Path, undo: Undo) -> None:
+    def _upload(self, pool: Any, disk: OrderedDisk, image: Path, undo: Undo, sent: Sent) -> None:
         if (left := _volume(pool, disk.file)) is not None:
             left.delete()  # of an attempt that was cut off: there is no domain
         volume = pool.createXML(_volume_xml(disk))
@@ -232,7 +235,7 @@ class LibvirtHost:
         with image.open("rb") as file:
             try:
                 volume.upload(stream, 0, image.stat().st_size)
-                stream.sendAll(_read, file)
+                stream.sendAll(_read, (file, sent))
                 stream.finish()
             except BaseException:
                 with suppress(libvirt.libvirtError):
@@ -270,8 +273,11 @@ def _volume_xml(disk: OrderedDisk) -> str:
     return ET.tostring(root, encoding="unicode")
 
 
-def _read(_stream: object, count: int, file: BinaryIO) -> bytes:
-    return file.read(count)
+def _read(_stream: object, count: int, source: tuple[BinaryIO, Sent]) -> bytes:
+    file, sent = source
+    piece = file.read(count)
+    sent(len(piece))
+    return piece
 
 
 def _sum(stats: list[Any], *endings: str) -> int:

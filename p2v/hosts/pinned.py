@@ -16,6 +16,7 @@ from p2v.model.errors import HostUnreachableError
 _TIMEOUT_S = 30.0
 _JUST_THIS_ONE = 0x80000 | 0x200000
 """X509_V_FLAG_PARTIAL_CHAIN and NO_CHECK_TIME: no authority and no date says more than we know."""
+_SHA1_DIGITS = 40
 _OLD_KEYS = "DEFAULT:@SECLEVEL=1"
 """Hosts that were set up years ago have RSA keys of 1024 bits."""
 
@@ -31,14 +32,27 @@ def tls_context(connection: Connection, host: str, port: int) -> ssl.SSLContext:
     """
     if not connection.fingerprint:
         return ssl.create_default_context()
+    return certificate_context(connection.name, host, port, connection.fingerprint)
+
+
+def certificate_context(name: str, host: str, port: int, fingerprint: str) -> ssl.SSLContext:
+    """Return a context that trusts just the certificate of `fingerprint`, which `host` must show.
+
+    `fingerprint` is hex, with or without colons: SHA-256, or the SHA-1 that vCenter gives out.
+
+    Raises:
+        HostUnreachableError: nothing answers there, or with another certificate; as `name`.
+    """
+    wanted = fingerprint.replace(":", "").lower()
     try:
         pem = ssl.get_server_certificate((host, port), timeout=_TIMEOUT_S)
     except (OSError, ValueError) as error:
-        raise HostUnreachableError(host=connection.name, problem=str(error)) from None
-    found = hashlib.sha256(ssl.PEM_cert_to_DER_cert(pem)).hexdigest()
-    if found != connection.fingerprint.lower():
-        problem = f"it shows the certificate {found}, not {connection.fingerprint}"
-        raise HostUnreachableError(host=connection.name, problem=problem)
+        raise HostUnreachableError(host=name, problem=str(error)) from None
+    digest = hashlib.sha1 if len(wanted) == _SHA1_DIGITS else hashlib.sha256
+    found = digest(ssl.PEM_cert_to_DER_cert(pem)).hexdigest()
+    if found != wanted:
+        problem = f"it shows the certificate {found}, not {wanted}"
+        raise HostUnreachableError(host=name, problem=problem)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_flags |= _JUST_THIS_ONE

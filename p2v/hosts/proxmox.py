@@ -20,6 +20,7 @@ import requests
 
 from p2v.hosts.connection import Connection
 from p2v.hosts.pinned import session, tls_context
+from p2v.hosts.sending import Pieces, Sent, unheard
 from p2v.hosts.undo import Undo
 from p2v.model.errors import HostError, HostUnreachableError
 from p2v.model.host import (
@@ -37,7 +38,6 @@ _PORT = 8006
 _TIMEOUT_S = 60.0
 _TASK_S = 6 * 3600.0
 _POLL_S = 0.5
-_PIECE = 1 << 20
 
 
 def connect(connection: Connection) -> ProxmoxHosts:
@@ -173,14 +173,16 @@ class ProxmoxHosts:
 
     # --- machines
 
-    def create(self, host: str, order: Order, images: Sequence[Path], undo: Undo) -> str:
+    def create(
+        self, host: str, order: Order, images: Sequence[Path], undo: Undo, sent: Sent = unheard
+    ) -> str:
         """Upload the images and make the machine of them."""
         for id_, node in self._machines(order):
             if self._description(node, id_) == order.mark:
                 return id_
             self._destroy(node, id_)
         uploaded = [
-            self._upload(host, disk.file, image, undo)
+            self._upload(host, disk.file, image, undo, sent)
             for disk, image in zip(order.disks, images, strict=True)
         ]
         id_ = str(self._client.ask("GET", "/cluster/nextid"))
@@ -205,10 +207,10 @@ class ProxmoxHosts:
         for id_, node in self._machines(order):
             self._destroy(node, id_)
 
-    def _upload(self, node: str, file: str, image: Path, undo: Undo) -> str:
+    def _upload(self, node: str, file: str, image: Path, undo: Undo, sent: Sent) -> str:
         volume = f"{self._imports}:import/{file}"
         undo.later(f"the upload {volume}", partial(self._delete, node, volume))
-        body = _Form(image, {"content": "import"}, file)
+        body = _Form(Pieces(image, sent), {"content": "import"}, file)
         path = f"/nodes/{node}/storage/{quote(self._imports, safe='')}/upload"
         self._client.task(node, "POST", path, body, headers=body.headers)
         return volume
@@ -245,7 +247,7 @@ def _tag(order: Order) -> str:
 class _Form:
     """A file as multipart/form-data (RFC 7578) that is never in memory as a whole."""
 
-    def __init__(self, image: Path, fields: dict[str, str], name: str) -> None:
+    def __init__(self, image: Pieces, fields: dict[str, str], name: str) -> None:
         self._image = image
         boundary = secrets.token_hex(16)
         parts = [
@@ -261,11 +263,9 @@ class _Form:
         self.headers = {"Content-Type": f"multipart/form-data; boundary={boundary}"}
 
     def __len__(self) -> int:
-        return len(self._head) + self._image.stat().st_size + len(self._tail)
+        return len(self._head) + len(self._image) + len(self._tail)
 
     def __iter__(self) -> Iterator[bytes]:
         yield self._head
-        with self._image.open("rb") as file:
-            while piece := file.read(_PIECE):
-                yield piece
+        yield from self._image
         yield self._tail

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from p2v.hosts.connection import Connection
+from p2v.hosts.sending import Sent, unheard
 from p2v.hosts.undo import Undo
 from p2v.model.document import decode
 from p2v.model.errors import HostError, UsageError
@@ -50,7 +51,9 @@ class StaticHosts:
         """Return what the file says now."""
         return read_hosts(self._path)
 
-    def create(self, host: str, order: Order, images: Sequence[Path], undo: Undo) -> str:
+    def create(
+        self, host: str, order: Order, images: Sequence[Path], undo: Undo, sent: Sent = unheard
+    ) -> str:
         """Refuse.
 
         Raises:

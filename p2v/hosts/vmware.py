@@ -22,8 +22,10 @@ from pyVmomi import vim, vmodl
 
 from p2v.hosts.connection import Connection
 from p2v.hosts.pinned import session, tls_context
+from p2v.hosts.sending import Sent, unheard
 from p2v.hosts.undo import Undo
-from p2v.hosts.vmware_spec import config_spec
+from p2v.hosts.vmware_spec import config_spec, places
+from p2v.hosts.vmware_upload import upload
 from p2v.model.errors import HostError, HostUnreachableError
 from p2v.model.host import (
     HostFacts,
@@ -39,9 +41,6 @@ from p2v.model.units import KiB, MiB, TiB
 _TASK_S = 3600.0
 _POLL_S = 0.2
 _TIMEOUT_S = 30
-_BEAT_S = 10.0
-"""A lease that hears nothing for five minutes ends."""
-_PIECE = 1 << 20
 _NO_TAGS = (0,)
 _COUNTERS = {
     "disk.numberReadAveraged.average": "iops",
@@ -176,7 +175,9 @@ class VmwareHosts:
 
     # --- machines
 
-    def create(self, host: str, order: Order, images: Sequence[Path], undo: Undo) -> str:
+    def create(
+        self, host: str, order: Order, images: Sequence[Path], undo: Undo, sent: Sent = unheard
+    ) -> str:
         """Import the virtual machine with its disks."""
         with self._speaking(host):
             made = self._machines(order)
@@ -193,7 +194,7 @@ class VmwareHosts:
             machine = lease.info.entity
             undo.later(f"the virtual machine {order.vm.name}", partial(_destroy, machine))
             try:
-                self._upload(lease, images)
+                upload(lease, order, images, places(order), (self._address, self._uploads), sent)
             except BaseException:
                 with suppress(*_FAILURES):
                     lease.HttpNfcLeaseAbort()
@@ -215,20 +216,6 @@ class VmwareHosts:
             for mark, machine in self._machines(order).items():
                 if mark in (order.mark, order.unfinished_mark):
                     _destroy(machine)
-
-    def _upload(self, lease: Any, images: Sequence[Path]) -> None:
-        total = sum(image.stat().st_size for image in images)
-        done = 0
-        urls = [device.url for device in lease.info.deviceUrl if device.disk]
-        for url, image in zip(urls, images, strict=True):
-            answer = self._uploads.post(
-                url.replace("*", self._address, 1),
-                data=_pieces(image, lease, done, total),
-                headers={"Content-Type": "application/x-vnd.vmware-streamVmdk"},
-                timeout=_TIMEOUT_S,
-            )
-            answer.raise_for_status()
-            done += image.stat().st_size
 
     def _machines(self, order: Order) -> dict[str, Any]:
         """Return the virtual machines by what their notes say."""
@@ -311,17 +298,6 @@ def _wait_ready(lease: Any) -> None:
         time.sleep(_POLL_S)
     if lease.state != vim.HttpNfcLease.State.ready:
         raise lease.error or vmodl.fault.SystemError(msg="the import did not begin")
-
-
-def _pieces(image: Path, lease: Any, before: int, total: int) -> Iterator[bytes]:
-    """Yield an image, and keep the lease while that takes its time."""
-    beat = time.monotonic() + _BEAT_S
-    with image.open("rb") as file:
-        while piece := file.read(_PIECE):
-            yield piece
-            if time.monotonic() >= beat:
-                lease.HttpNfcLeaseProgress(int(100 * (before + file.tell()) / total))
-                beat = time.monotonic() + _BEAT_S
 
 
 def _destroy(machine: Any) -> None:

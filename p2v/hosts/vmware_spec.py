@@ -60,19 +60,26 @@ def _disks(order: Order) -> Iterator[dict[str, Any]]:
     controller = _CONTROLLERS[order.vm.os]
     for bus in range(-(-len(order.disks) // _UNITS)):
         yield {"device": controller(key=-(bus + 1), busNumber=bus, sharedBus="noSharing")}
-    for number, disk in enumerate(order.disks):
-        yield {"device": _disk(order, number, disk), "fileOperation": "create"}
+    for number, (place, disk) in enumerate(zip(places(order), order.disks, strict=True)):
+        device = _disk(number, place, disk, order.storage)
+        yield {"device": device, "fileOperation": "create"}
 
 
-def _disk(order: Order, number: int, disk: OrderedDisk) -> Any:
-    bus, place = divmod(number, _UNITS)
+def places(order: Order) -> list[tuple[int, int]]:
+    """Return bus and unit of each disk."""
+    found = (divmod(number, _UNITS) for number in range(len(order.disks)))
+    return [(bus, place + (place >= _RESERVED_UNIT)) for bus, place in found]
+
+
+def _disk(number: int, place: tuple[int, int], disk: OrderedDisk, storage: str) -> Any:
+    bus, unit = place
     return vim.vm.device.VirtualDisk(
         key=-(_KEY + number),
         controllerKey=-(bus + 1),
-        unitNumber=place + (place >= _RESERVED_UNIT),
+        unitNumber=unit,
         capacityInKB=-(-disk.size // KiB),
         backing=vim.vm.device.VirtualDisk.FlatVer2BackingInfo(
-            fileName=f"[{order.storage}]", diskMode="persistent", thinProvisioned=True
+            fileName=f"[{storage}]", diskMode="persistent", thinProvisioned=True
         ),
     )
 

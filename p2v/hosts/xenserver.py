@@ -14,14 +14,16 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlsplit
 
 import requests
 import XenAPI
 
 from p2v.hosts.connection import Connection
 from p2v.hosts.pinned import session, tls_context
+from p2v.hosts.sending import Sent, unheard
 from p2v.hosts.undo import Undo
+from p2v.hosts.xenserver_import import Imports
 from p2v.model.errors import HostError, HostUnreachableError
 from p2v.model.host import (
     HostFacts,
@@ -39,7 +41,6 @@ from p2v.model.vm import SecureBoot, StartAction, VmNic
 _TIMEOUT_S = 60.0
 _TEMPLATE = "Other install media"
 _NOT_FOR_DISKS = {"iso", "udev"}
-_PIECE = 1 << 20
 _FAILURES = (XenAPI.Failure, OSError, http.client.HTTPException, requests.RequestException)
 _NO_TAGS = (0,)
 """A network carries its own VLAN, or none."""
@@ -62,7 +63,9 @@ def connect(connection: Connection) -> XenHosts:
         xen.login_with_password(connection.user, connection.secret, "1.0", "p2v")
     except _FAILURES as error:
         raise HostUnreachableError(host=connection.name, problem=_words(error)) from None
-    return XenHosts(xen, session(context), url)
+    transfers = session(context)
+    imports = Imports(xen, url, transfers, pinned=bool(connection.fingerprint))
+    return XenHosts(xen, transfers, imports, url)
 
 
 class _Transport(XenAPI.xmlrpclib.SafeTransport):  # type: ignore[misc]
@@ -81,10 +84,10 @@ class _Transport(XenAPI.xmlrpclib.SafeTransport):  # type: ignore[misc]
 class XenHosts:
     """The hosts of a pool."""
 
-    def __init__(self, xen: Any, transfers: requests.Session, url: str) -> None:
-        self._xen = xen
+    def __init__(self, xen: Any, transfers: requests.Session, imports: Imports, url: str) -> None:
         self._api = xen.xenapi
         self._transfers = transfers
+        self._imports = imports
         self._url = url
 
     def close(self) -> None:
@@ -162,14 +165,16 @@ class XenHosts:
 
     # --- machines
 
-    def create(self, host: str, order: Order, images: Sequence[Path], undo: Undo) -> str:
+    def create(
+        self, host: str, order: Order, images: Sequence[Path], undo: Undo, sent: Sent = unheard
+    ) -> str:
         """Make the machine, import its disks, and connect its NICs."""
         with self._speaking(host):
             for vm, record in self._machines(order).items():
                 if record["name_description"] == order.mark:
                     return str(record["uuid"])
                 self._destroy(vm)
-            store = self._one("SR", order.storage)
+            store, target = self._one("SR", order.storage), self._one("host", host)
             networks = {
                 nic.network: self._one("network", nic.network)
                 for nic in order.vm.nics
@@ -177,9 +182,10 @@ class XenHosts:
             }
             vm = self._machine(order)
             undo.later(f"the virtual machine {order.vm.name}", partial(self._destroy, vm))
-            self._api.VM.set_affinity(vm, self._one("host", host))
+            self._api.VM.set_affinity(vm, target)
             for number, (disk, image) in enumerate(zip(order.disks, images, strict=True)):
-                self._import(vm, number, store, disk, image)
+                vdi = self._disk(vm, number, store, disk)
+                self._imports.fill(vdi, store, target, image, sent)
             for number, nic in enumerate(nic for nic in order.vm.nics if nic.network):
                 self._connect(vm, number, nic, networks[nic.network])
             self._api.VM.set_name_description(vm, order.mark)
@@ -222,9 +228,9 @@ class XenHosts:
             raise
         return vm
 
-    def _import(self, vm: str, number: int, store: str, disk: OrderedDisk, image: Path) -> None:
-        """Make a disk, attach it (the machine's removal then takes it), and fill it."""
-        vdi = self._api.VDI.create(
+    def _disk(self, vm: str, number: int, store: str, disk: OrderedDisk) -> str:
+        """Make a disk and attach it: the machine's removal then takes it; return its reference."""
+        created = self._api.VDI.create(
             {
                 "name_label": disk.file,
                 "name_description": "",
@@ -236,6 +242,7 @@ class XenHosts:
                 "other_config": {},
             }
         )
+        vdi = str(created)
         try:
             self._api.VBD.create(
                 {
@@ -255,11 +262,7 @@ class XenHosts:
             with suppress(*_FAILURES):
                 self._api.VDI.destroy(vdi)  # nothing leads to it yet
             raise
-        query = urlencode({"session_id": self._xen._session, "vdi": vdi, "format": "raw"})
-        answer = self._transfers.put(
-            f"{self._url}/import_raw_vdi?{query}", data=_Pieces(image), timeout=_TIMEOUT_S
-        )
-        answer.raise_for_status()
+        return vdi
 
     def _connect(self, vm: str, number: int, nic: VmNic, network: str) -> None:
         self._api.VIF.create(
@@ -281,7 +284,6 @@ class XenHosts:
             ref: record
             for ref, record in self._api.VM.get_all_records().items()
             if record["name_description"] in (order.mark, order.unfinished_mark)
-            and not record["is_a_template"]
         }
 
     def _destroy(self, vm: str) -> None:
@@ -309,21 +311,6 @@ class XenHosts:
             yield
         except (XenAPI.Failure, http.client.HTTPException, requests.RequestException) as error:
             raise HostError(host=host, problem=_words(error)) from error
-
-
-class _Pieces:
-    """A file as a request's body of known length."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __len__(self) -> int:
-        return self._path.stat().st_size
-
-    def __iter__(self) -> Iterator[bytes]:
-        with self._path.open("rb") as file:
-            while piece := file.read(_PIECE):
-                yield piece
 
 
 def _storages(

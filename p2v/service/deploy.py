@@ -57,6 +57,14 @@ class Deployer:
         self._certificate = certificate
         self._address = address
         self._begin = begin
+        self._sent: dict[str, tuple[int, int]] = {}
+
+    def sent(self, migration: str) -> tuple[int, int]:
+        """Return how many bytes of a machine's images its host took, and of how many.
+
+        Zeros where none are sent: a Hyper-V host fetches them itself.
+        """
+        return self._sent.get(migration, (0, 0))
 
     def run(self, migration: Migration) -> None:
         """Make the machine that the migration's plan, or somebody since, asked for.
@@ -201,7 +209,16 @@ class Deployer:
         undo: Undo,
     ) -> str:
         if host.facts.hypervisor is not HypervisorKind.HYPERV:
-            return adapter.create(host.facts.name, order, files, undo)
+            total = sum(file.stat().st_size for file in files)
+            self._sent[order.migration] = (0, total)
+
+            def more(count: int) -> None:
+                self._sent[order.migration] = (self._sent[order.migration][0] + count, total)
+
+            try:
+                return adapter.create(host.facts.name, order, files, undo, more)
+            finally:
+                del self._sent[order.migration]
         linked = self.linked(order, files)
         try:
             return adapter.create(host.facts.name, linked, files, undo)

@@ -145,7 +145,8 @@ def machine(id: Id, context: Shared, asker: Asker) -> views.DeploymentView:
         )
     document = asdict(found)
     del document["vm"]
-    return views.DeploymentView(**document)
+    sent, total = context.deployer.sent(id)
+    return views.DeploymentView(**document, sent=sent, total=total)
 
 
 @administration.post("/migrations/{id}/machine", status_code=202)

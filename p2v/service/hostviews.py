@@ -123,6 +123,9 @@ class DeploymentView(BaseModel):
     problem: str
     undone: list[str]
     updated: float
+    sent: int = 0
+    """Bytes of the images that the host took so far, while it is being made."""
+    total: int = 0
 
 
 class WantedScript(_Request):

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from p2v.hosts import xenserver_import
 from p2v.hosts.base import connect
 from p2v.hosts.connection import Connection, ConnectionKind
 from p2v.hosts.undo import Undo
@@ -86,7 +87,12 @@ def test_a_machine_is_made_started_and_removed(connection, pool, there, images):
 
 @pytest.mark.parametrize(
     ("fail", "words"),
-    [("VDI.create", "SR_FULL"), ("VBD.create", "SR_FULL"), ("import", "500"), ("VIF.create", "")],
+    [
+        ("VDI.create", "SR_FULL"),
+        ("VBD.create", "SR_FULL"),
+        ("import", "VDI_IO_ERROR"),
+        ("VIF.create", "SR_FULL"),
+    ],
 )
 def test_a_failure_in_the_middle_leaves_nothing(connection, pool, there, images, fail, words):
     pool.fail = fail
@@ -114,6 +120,37 @@ def test_what_an_attempt_left_that_was_killed_is_made_anew(connection, pool, the
     pool.fail = ""
     connect(connection).create("xen1", there, images, Undo())
     assert [len(each) for each in made(pool).values()] == [1, 2, 2, 1]
+
+
+def test_an_image_goes_to_the_host_that_reaches_the_repository(
+    connection, pool, there, images, tmp_path, monkeypatch
+):
+    (tmp_path / "second").mkdir()
+    certificate = ensure_certificate(tmp_path / "second")
+    digest = certificate.digest.hex(":").upper()
+    pool.tables["host"]["H2"] = {**pool.tables["host"]["H"], "name_label": "xen2",
+                                 "address": "127.0.0.1"}  # fmt: skip
+    pool.tables["SR"]["S2"] = {**pool.tables["SR"]["S"], "name_label": "Local on xen2"}
+    pool.tables["PBD"]["B3"] = {"SR": "S2", "host": "H2", "currently_attached": True}
+    pool.tables["Certificate"] = {
+        "C1": {"host": "H2", "type": "host_internal", "fingerprint": "00"},
+        "C2": {"host": "H2", "type": "host", "fingerprint": digest},
+    }
+    there = replace(there, storage="Local on xen2")
+    with serving(certificate.path, pool, "S2") as (port, _):
+        monkeypatch.setattr(xenserver_import, "_PORT", port)
+        connect(connection).create("xen2", there, images, Undo())
+        assert [pool.imported[vdi] for vdi in made(pool)["VDI"]] == [i.read_bytes() for i in images]
+        pool.tables["Certificate"]["C2"]["fingerprint"] = "00" * 32
+        again = replace(there, migration="other")
+        with pytest.raises(HostUnreachableError, match="shows the certificate"):
+            connect(connection).create("xen2", again, images, Undo())
+
+
+def test_what_is_sent_is_told(connection, there, images):
+    told = []
+    connect(connection).create("xen1", there, images, Undo(), told.append)
+    assert sum(told) == sum(image.stat().st_size for image in images)
 
 
 @pytest.mark.parametrize("change", [{"storage": "nowhere"}, {"nic": "nowhere"}])

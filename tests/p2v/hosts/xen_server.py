@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A small server that speaks XenAPI over XML-RPC, and takes raw imports; one host, in memory.
+"""A small server that speaks XenAPI over XML-RPC, and takes raw imports; a pool, in memory.
 
-Written from the API's reference; objects are records, as there, and every call needs a session.
+Written from the API's reference and xapi's sources; objects are records, as there, every call
+needs a session, and an import is answered before it is read.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ class Pool:
         self.fail = ""
         self.imported = {}
         self.tables = {
-            "pool": {"P": {"name_label": "xenpool", "ha_enabled": False}},
+            "pool": {"P": {"name_label": "xenpool", "ha_enabled": False, "master": "H"}},
             "host": {
                 "H": {
                     "name_label": "xen1",
@@ -67,6 +68,7 @@ class Pool:
             "VDI": {},
             "VBD": {},
             "VIF": {},
+            "task": {},
         }
 
     def _dispatch(self, method, params):
@@ -99,6 +101,9 @@ class Pool:
             key = verb.removeprefix("get_by_")
             found = [ref for ref, record in table.items() if record.get(key) == args[0]]
             return found if key == "name_label" else found[0]
+        if (kind, verb) == ("task", "create"):
+            self.tables[kind]["OpaqueRef:task"] = {"status": "pending", "error_info": []}
+            return "OpaqueRef:task"
         if verb in ("create", "clone"):
             return self.make(kind, verb, *args)
         record = table[args[0]]
@@ -145,8 +150,8 @@ class Pool:
                 for name in ("VBD", "VIF"):
                     table = self.tables[name]
                     self.tables[name] = {k: v for k, v in table.items() if v["VM"] != ref}
-            case "VDI", "destroy":
-                del self.tables["VDI"][ref]
+            case (("VDI" | "task"), "destroy"):
+                del self.tables[kind][ref]
             case _:
                 raise Failure("MESSAGE_METHOD_UNKNOWN", f"{kind}.{verb}")
 
@@ -159,21 +164,33 @@ class Handler(SimpleXMLRPCRequestHandler):
         pass
 
     def do_PUT(self):  # noqa: N802
+        """Take an import as xapi does: 200 comes first, and the task says what came of it."""
         parts = urlsplit(self.path)
         query = {key: value[0] for key, value in parse_qs(parts.query).items()}
-        body = self.rfile.read(int(self.headers["Content-Length"]))
         pool = self.server.instance
+        vdi = pool.tables["VDI"][query["vdi"]]
+        if vdi["SR"] not in self.server.reached:
+            self.answer(302)
+            return
         good = (
             parts.path == "/import_raw_vdi"
             and query["session_id"] == "OpaqueRef:session"
             and query["format"] == "raw"
-            and pool.fail != "import"
+            and not self.headers["Transfer-Encoding"]
         )
-        if good:
+        self.answer(200 if good else 403)
+        task = pool.tables["task"][query["task_id"]]
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        if pool.fail == "import":
+            task |= {"status": "failure", "error_info": ["VDI_IO_ERROR", "Device I/O errors"]}
+        else:
             pool.imported[query["vdi"]] = body
-        self.send_response(200 if good else 500)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
+            task["status"] = "success"
+
+    def answer(self, status):
+        self.close_connection = True
+        self.wfile.write(f"HTTP/1.1 {status} Of its own\r\nConnection: close\r\n\r\n".encode())
+        self.wfile.flush()
 
 
 class Server(ThreadingMixIn, SimpleXMLRPCServer):
@@ -181,10 +198,14 @@ class Server(ThreadingMixIn, SimpleXMLRPCServer):
 
 
 @contextmanager
-def serving(certificate: Path):
-    """Run the server for the block; give its port and what it knows."""
+def serving(certificate: Path, pool: Pool | None = None, reached: str = "S"):
+    """Run a host of `pool` for the block; give its port and the pool.
+
+    `reached` is the one repository that it has access to.
+    """
     server = Server(("127.0.0.1", 0), Handler, allow_none=True)
-    server.register_instance(Pool())
+    server.register_instance(pool or Pool())
+    server.reached = reached
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
     server.socket = context.wrap_socket(server.socket, server_side=True)

@@ -49,12 +49,13 @@ class Folder:
         room = (HostStorage("pool", 100 * GiB),)
         return [HostFacts("hv1", self.hypervisor, 16, 64 * GiB, storages=room)]
 
-    def create(self, host, order, images, undo):
+    def create(self, host, order, images, undo, sent=lambda _: None):
         self.orders.append(order)
         self.before_create(order)
         for disk, image in zip(order.disks, images, strict=True):
             made = self.path / disk.file
             made.write_bytes(image.read_bytes())
+            sent(image.stat().st_size)
             undo.later(f"the volume {disk.file}", lambda made=made: self._delete(made))
             if self.fail == "disk":
                 raise HostError(host=host, problem="no more disks")
@@ -132,6 +133,22 @@ def test_a_machine_is_made_and_started(deployer, host, migration):
     assert host.closed
     kinds = [event.kind for event in deployer.events(migration.id)]
     assert kinds == ["machine-making", "machine-made"]
+
+
+def test_what_was_sent_is_told_until_it_is_made(deployer, host, migration):
+    total = sum(Path(image).stat().st_size for image in migration.images)
+    told = []
+    host.power_on = lambda *_: told.append(deployer.sent(migration.id))
+    create = host.create
+
+    def watched(*args):
+        made = create(*args)
+        told.append(deployer.sent(migration.id))
+        return made
+
+    host.create = watched
+    deployer.run(migration)
+    assert told == [(total, total), (0, 0)]
 
 
 def test_it_is_made_once(deployer, host, migration):
