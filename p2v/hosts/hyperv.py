@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +20,7 @@ from typing import Any
 import requests
 from pypsrp.client import Client
 from pypsrp.exceptions import AuthenticationError, WinRMError, WinRMTransportError, WSManFaultError
+from pypsrp.powershell import PowerShell, RunspacePool
 
 from p2v.hosts.connection import Connection
 from p2v.hosts.pinned import mount, tls_context
@@ -40,6 +42,7 @@ from p2v.script import hyperv as scripts
 _OPTIONS = {"port", "auth", "tls", "cluster", "folder"}
 _PORTS = {True: 5986, False: 5985}
 _FAILURES = (WinRMError, WinRMTransportError, WSManFaultError, requests.RequestException, OSError)
+logging.getLogger("pypsrp").setLevel(logging.WARNING)  # it tells scripts, and so one-time links
 _UNDONE = "Undone: "
 _NOT_UNDONE = "Not undone: "
 
@@ -94,16 +97,21 @@ def _shell(connection: Connection, address: str) -> Shell:
         mount(transport.session, tls_context(connection, address, port))
 
     def run(script: str) -> Outcome:
+        # Its strings come as they are, where Client.execute_ps has them formatted for a screen.
         try:
-            output, streams, failed = client.execute_ps(script)
+            with RunspacePool(client.wsman) as pool:
+                shell = PowerShell(pool)
+                shell.add_script(script)
+                output = [str(each) for each in shell.invoke()]
         except AuthenticationError:
             problem = f"it refuses the user '{connection.user}' with this password"
             raise HostUnreachableError(host=address, problem=problem) from None
         except _FAILURES as error:
             raise HostUnreachableError(host=address, problem=str(error)) from None
-        warnings = tuple(str(warning) for warning in streams.warning)
-        words = str(streams.error[-1]) if streams.error else "it failed without a word"
-        return Outcome(output, warnings, words if failed else "")
+        warnings = tuple(str(warning.message) for warning in shell.streams.warning)
+        errors = shell.streams.error
+        words = str(errors[-1]) if errors else "it failed without a word"
+        return Outcome("\n".join(output), warnings, words if shell.had_errors else "")
 
     return run
 

@@ -181,6 +181,7 @@ class ProxmoxHosts:
             if self._description(node, id_) == order.mark:
                 return id_
             self._destroy(node, id_)
+        self._check_imports(host)
         uploaded = [
             self._upload(host, disk.file, image, undo, sent)
             for disk, image in zip(order.disks, images, strict=True)
@@ -206,6 +207,15 @@ class ProxmoxHosts:
         """Stop and destroy the machine with its disks."""
         for id_, node in self._machines(order):
             self._destroy(node, id_)
+
+    def _check_imports(self, node: str) -> None:
+        found = self._client.ask("GET", f"/nodes/{node}/storage?content=import&enabled=1")
+        if self._imports not in {each["storage"] for each in found}:
+            problem = (
+                f"its storage '{self._imports}' is not set up for imports: add that to its content "
+                "(Datacenter, Storage), or name another one with --option import=STORAGE"
+            )
+            raise HostError(host=node, problem=problem)
 
     def _upload(self, node: str, file: str, image: Path, undo: Undo, sent: Sent) -> str:
         volume = f"{self._imports}:import/{file}"

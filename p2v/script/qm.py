@@ -28,6 +28,7 @@ def options(order: Order) -> dict[str, str]:
         "description": order.unfinished_mark,
         "memory": str(-(-vm.memory // MiB)),
         "cores": str(vm.cpus),
+        "cpu": "host",  # Proxmox's default lacks what systems of today are built for
         "ostype": OS_TYPES[vm.os],
         "scsihw": "virtio-scsi-single",
         "agent": "enabled=1",

@@ -52,6 +52,7 @@ class Cluster:
                         "shared": 1,
                     },
                     {"storage": "gone", "avail": 0, "total": 0, "active": 0},
+                    {"storage": "local", "avail": 1, "total": 1, "active": 0},
                 ]
             case ["nodes", "pve1", "network"]:
                 return [{"iface": "vmbr0", "active": 1}, {"iface": "vmbr1"}]

@@ -59,7 +59,7 @@ receive web01-7f3a9c04-1.qcow2 https://10.0.0.1:8443/api/v1/downloads/secret1 9f
 receive web01-7f3a9c04-2.qcow2 https://10.0.0.1:8443/api/v1/downloads/secret2 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08
 
 id=$(pvesh get /cluster/nextid)
-qm create "$id" --name web01 --description 'p2v migration web01-7f3a9c04 (being made)' --memory 8192 --cores 4 --ostype win10 --scsihw virtio-scsi-single --agent enabled=1 --onboot 0 --net0 virtio=52:54:00:00:00:00,bridge=LAN --net1 virtio=52:54:00:00:00:01,bridge=LAN,tag=10 --net2 virtio=52:54:00:00:00:02,bridge=LAN,tag=20,link_down=1
+qm create "$id" --name web01 --description 'p2v migration web01-7f3a9c04 (being made)' --memory 8192 --cores 4 --cpu host --ostype win10 --scsihw virtio-scsi-single --agent enabled=1 --onboot 0 --net0 virtio=52:54:00:00:00:00,bridge=LAN --net1 virtio=52:54:00:00:00:01,bridge=LAN,tag=10 --net2 virtio=52:54:00:00:00:02,bridge=LAN,tag=20,link_down=1
 later qm destroy "$id" --purge 1
 file=web01-7f3a9c04-0.qcow2
 qm set "$id" --scsi0 "$storage:0,import-from=$folder/$file,discard=on"

@@ -57,7 +57,7 @@ receive() {
 receive web01-7f3a9c04-0.qcow2 https://10.0.0.1:8443/api/v1/downloads/secret0 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08
 
 id=$(pvesh get /cluster/nextid)
-qm create "$id" --name web01 --description 'p2v migration web01-7f3a9c04 (being made)' --memory 8192 --cores 4 --ostype l26 --scsihw virtio-scsi-single --agent enabled=1 --onboot 0 --bios ovmf --machine q35 --efidisk0 'D:\Hyper-V:1,efitype=4m,pre-enrolled-keys=1' --net0 virtio=52:54:00:00:00:00,bridge=LAN
+qm create "$id" --name web01 --description 'p2v migration web01-7f3a9c04 (being made)' --memory 8192 --cores 4 --cpu host --ostype l26 --scsihw virtio-scsi-single --agent enabled=1 --onboot 0 --bios ovmf --machine q35 --efidisk0 'D:\Hyper-V:1,efitype=4m,pre-enrolled-keys=1' --net0 virtio=52:54:00:00:00:00,bridge=LAN
 later qm destroy "$id" --purge 1
 file=web01-7f3a9c04-0.qcow2
 qm set "$id" --scsi0 "$storage:0,import-from=$folder/$file,discard=on"
