@@ -17,8 +17,9 @@ from p2v.guest.overlay import overlay_path
 from p2v.guest.rehearsal.verdict import Outcome
 from p2v.guest.report import report_path
 from p2v.guest.report_page import page_path
-from tests.e2e import images
-from tests.e2e.guests import GUESTS, MAC, PASSPHRASE, Guest, build, make_quick
+from tests.e2e import images, physical
+from tests.e2e.guests import ADDRESS, GUESTS, MAC, PASSPHRASE, Guest, build, make_quick
+from tests.e2e.physical import Hardware
 from tests.e2e.running import P2V, Ended, run, tool, wait_for
 
 pytestmark = [pytest.mark.root, pytest.mark.qemu, pytest.mark.timeout(7200)]
@@ -107,6 +108,26 @@ def test_on_the_controller_that_it_was_made_for_it_did(guest):
     else:
         done = rehearse(build(guest), "--bus", "megaraid")
         assert done.json["rehearsal"]["verdict"] in (Outcome.LOGIN, guest.unconverted)
+
+
+@slow
+def test_its_static_address_stays_on_its_card(room):
+    """On KVM, where a card can be looked at: udev in the initramfs names it by slot at first."""
+    image = room / "quick.qcow2"
+    tool("qemu-img", "convert", "-O", "qcow2", make_quick(room / "quick.img"), image)
+    words = ["--target", "kvm", "--nic", f"eno1={MAC}", "--json", "--progress", "none"]
+    report = run([*P2V, "convert", str(image), *words], timeout_s=CONVERT_S).json
+    assert report["verdict"] == "converted"
+    assert not any("initramfs" in edit["what"] for edit in report["edits"])
+    card = ["-netdev", "user,id=net,restrict=on", "-device", f"virtio-net-pci,netdev=net,mac={MAC}"]
+    hardware = Hardware(devices=(*physical.disk(image, form="qcow2"), *card))
+    with physical.switched_on(hardware, room / "vm") as vm:
+        vm.await_serial("web01 login:")
+        vm.say("root\n")
+        vm.await_serial("root@web01:~#")
+        vm.say("ip -br address show dev eno1; dmesg | grep renamed\n")
+        said = vm.await_serial(f"{ADDRESS}/24")
+    assert "renamed from" in said
 
 
 def killed(image: Path, secret: Path, moment: Path, after_s: float) -> None:

@@ -4,7 +4,8 @@
 It costs minutes where the appliance is emulated, so it is done only where it must be. A .link file
 that names a network interface is no reason by itself. Hyper-V's interfaces have no slot: udev in an
 initramfs leaves them eth0, and the system's own udev gives them their names later. KVM's get names
-by slot there if their driver is there too, and systemd before 243 does not rename them again.
+by slot there if their driver is there too, and systemd before 240 does not rename them again
+(https://github.com/systemd/systemd/issues/9006).
 """
 
 from __future__ import annotations
@@ -24,8 +25,12 @@ from p2v.model.machine import Problem, Severity
 from p2v.model.units import MiB, format_size
 
 FILES: tuple[str, ...] = ("/etc/initramfs-tools/initramfs.conf", "/etc/initramfs-tools/conf.d/*")
-PATHS: tuple[str, ...] = ("/etc/dropbear/initramfs", "/etc/dropbear-initramfs")
-"""What tells whether the guest uses the network early, besides its kernels' command lines."""
+_DROPBEAR = ("/etc/dropbear/initramfs", "/etc/dropbear-initramfs")
+_SYSTEMD = tuple(
+    f"{folder}/systemd/libsystemd-shared-*.so" for folder in ("/lib", "/usr/lib", "/usr/lib/*")
+)
+PATHS: tuple[str, ...] = (*_DROPBEAR, *_SYSTEMD)
+"""What tells, with the kernels' command lines, whether the guest uses the network early."""
 
 _COPIED = ("/etc/crypttab", "/etc/lvm/", "/etc/mdadm")
 """Configuration of which an initramfs holds a copy; its /etc/fstab is an empty file, or none."""
@@ -35,6 +40,8 @@ _EARLY_NETWORK = re.compile(
     r"|(?<![^\s\"'=])(?:ip=(?!off|none)[\w:]|rd\.neednet=1|netroot=|root=/dev/nfs)",
     re.MULTILINE,
 )
+_VERSION = re.compile(r"/libsystemd-shared-(\d+)\D")
+_RENAMES_AGAIN = 240
 _MAPPED = re.compile(r"/dev/(?:mapper/.+|[^/]+/[^/]+)")
 _ROOM = 64 * MiB
 TIMEOUT_S = 3600
@@ -56,7 +63,7 @@ def needs_network_early(facts: GuestFacts) -> bool:
     """
     found = linux(facts)
     files = (file for pattern in (*FILES, *MENUS, DEFAULTS) for file in found.matching(pattern))
-    return any(map(found.has, PATHS)) or any(_EARLY_NETWORK.search(file.text) for file in files)
+    return any(map(found.has, _DROPBEAR)) or any(_EARLY_NETWORK.search(file.text) for file in files)
 
 
 def wanted(kernel: Kernel, facts: GuestFacts, target: Target) -> list[str]:
@@ -124,7 +131,12 @@ def _names_interfaces(facts: GuestFacts, target: Target) -> bool:
     """Return whether udev in an initramfs settles the names of network interfaces."""
     if needs_network_early(facts):
         return True
-    driver = NETWORK[Platform.KVM]
-    return target.platform is Platform.KVM and any(
-        kernel.holds(driver) for kernel in kernels(facts, target)
-    )
+    if target.platform is not Platform.KVM or _systemd(facts) >= _RENAMES_AGAIN:
+        return False
+    return any(kernel.holds(NETWORK[Platform.KVM]) for kernel in kernels(facts, target))
+
+
+def _systemd(facts: GuestFacts) -> int:
+    """Return the version of the guest's systemd, 0 if it is not known."""
+    found = (_VERSION.search(path) for path in linux(facts).paths)
+    return max((int(match[1]) for match in found if match), default=0)

@@ -156,11 +156,14 @@ def test_what_the_root_lies_on_must_be_in_the_initramfs_too(device, kind, lost):
     assert runs(guest(files, volumes=volumes)) == []
 
 
-def test_an_initramfs_that_names_interfaces_by_slot_is_made_anew_for_kvm():
+def test_an_initramfs_that_names_interfaces_by_slot_for_good_is_made_anew_for_kvm():
     facts = guest({**GRUB, **FSTAB, **STATIC})
     assert runs(facts, kvm()) == [("update-initramfs", "-u", "-k", "all")]
     without = guest({**GRUB, **FSTAB, **STATIC}, kernels=[kernel(held=set(ALL) - {"virtio_net"})])
     assert runs(without, kvm()) == []
+    for version, expected in (("239-58.el8", 1), ("252", 0)):
+        paths = (*TOOLS, f"/usr/lib/systemd/libsystemd-shared-{version}.so")
+        assert len(runs(guest({**GRUB, **FSTAB, **STATIC}, paths=paths), kvm())) == expected
 
 
 def test_a_guest_without_a_fitting_kernel_is_refused():
