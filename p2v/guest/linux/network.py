@@ -41,8 +41,10 @@ _KERNEL_NAME = re.compile(r"eth\d+")
 
 
 def detect(facts: GuestFacts, target: Target) -> bool:
-    """Return whether hardware interfaces have names to keep."""
-    return bool(_with_macs(facts, target)) or linux(facts).file(_RULES) is not None
+    """Return whether hardware interfaces have names to keep, or are chosen otherwise."""
+    found = linux(facts)
+    chosen = bool(interfaces.bound_to_hardware(found)) or found.file(_RULES) is not None
+    return chosen or bool(_with_macs(facts, target))
 
 
 def plan(facts: GuestFacts, target: Target, _planned: Sequence[Edit]) -> Iterator[Edit | Problem]:
