@@ -14,12 +14,13 @@ from p2v.guest.linux.facts import MAX_TEXT
 from p2v.guest.linux.steps import linux
 from p2v.guest.report import Check
 from p2v.guest.target import Target
-from p2v.model.machine import Problem
+from p2v.model.machine import Problem, Severity
 
 FILES: tuple[str, ...] = (CRYPTTAB,)
 PATHS: tuple[str, ...] = ()
 
 _LINE = re.compile(r"^(\s*[^\s#]\S*\s+)(\S+)((?:\s+\S+)?)((?:\s+\S+)?)(.*)$")
+_BY_HARDWARE = re.compile(r"\b(?:tpm2-device|fido2-device|pkcs11-uri)=")
 
 
 def detect(facts: GuestFacts, _target: Target) -> bool:
@@ -33,6 +34,9 @@ def plan(facts: GuestFacts, _target: Target, _planned: Sequence[Edit]) -> Iterat
     file = linux(facts).file(CRYPTTAB)
     if file is None:
         return
+    for match in _entries(file.text):
+        if _BY_HARDWARE.search(match[4]):
+            yield _by_hardware(match[1].strip())
     lines = [_line(line, facts) for line in file.text.split("\n")]
     changed = sum(old != new for old, new in zip(file.text.split("\n"), lines, strict=True))
     if changed:
@@ -53,6 +57,16 @@ def check(appliance: Appliance, facts: GuestFacts, _target: Target) -> Iterator[
         if is_fragile(match[2]) or (_lost(match[2], facts) and "nofail" not in match[4])
     ]
     yield Check(f"{CRYPTTAB} opens what exists", not lost, ", ".join(lost) or "every volume exists")
+
+
+def _by_hardware(name: str) -> Problem:
+    return Problem(
+        Severity.WARNING,
+        "unlocked-by-hardware",
+        name,
+        f"{name} is unlocked by the source's TPM or a token, which the VM does not have.",
+        "Have its passphrase or recovery key at hand when the VM starts.",
+    )
 
 
 def _entries(text: str) -> list[re.Match[str]]:

@@ -166,6 +166,16 @@ def test_an_initramfs_that_names_interfaces_by_slot_for_good_is_made_anew_for_kv
         assert len(runs(guest({**GRUB, **FSTAB, **STATIC}, paths=paths), kvm())) == expected
 
 
+def test_a_volume_that_the_old_tpm_unlocks_is_named():
+    crypt = Volume("/dev/sda5", "crypto_LUKS", "55555555-5555-5555-5555-555555555555")
+    text = f"data UUID={crypt.uuid} - tpm2-device=auto,nofail\n"
+    found = plan(
+        guest({**GRUB, **FSTAB, "/etc/crypttab": text}, volumes=(*VOLUMES, crypt)), hyperv()
+    )
+    assert found.edits == ()
+    assert [(one.code, one.subject) for one in found.problems] == [("unlocked-by-hardware", "data")]
+
+
 def test_a_guest_without_a_fitting_kernel_is_refused():
     facts = guest(kernels=[kernel(missing=["hv_vmbus"])])
     assert refusal(facts, hyperv()) == "unfit-kernel"
