@@ -75,8 +75,9 @@ def make_plan(machine: Machine, choices: Choices) -> Plan:
         raise UsageError(problem="only qcow2 images can be compressed; add --format qcow2")
     for disk in disks:
         _check_limits(disk, choices.format)
+    name = choices.name or machine.name
     return Plan(
-        name=choices.name or machine.name,
+        name=name,
         disks=tuple(_plan_disk(disk, excluded, choices.all_blocks) for disk in disks),
         format=choices.format,
         live=choices.live,
@@ -87,7 +88,7 @@ def make_plan(machine: Machine, choices: Choices) -> Plan:
         compress_image=choices.compress_image,
         convert=choices.convert,
         warnings=tuple(dict.fromkeys(_warnings(machine, disks, excluded, choices))),
-        vm=chosen_vm(planned_vm(machine, disks), choices.vm),
+        vm=chosen_vm(replace(planned_vm(machine, disks), name=name), choices.vm),
     )
 
 
@@ -107,7 +108,11 @@ def _chosen(machine: Machine, choices: Choices) -> tuple[Disk, ...]:
 
 def _find_disk(machine: Machine, name: str) -> Disk:
     for disk in machine.disks:
-        if name in (disk.name, disk.path) or str(Path(name).resolve()) == disk.path:
+        if name in (disk.name, disk.path):
+            return disk
+    resolved = str(Path(name).resolve())
+    for disk in machine.disks:
+        if disk.path == resolved:
             return disk
     raise NoSuchDiskError(disk=name)
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -14,6 +15,8 @@ from p2v.model.vm import OsFamily, SecureBoot, VmLoad, VmNic, VmSettings
 _WINDOWS = {"ntfs", "BitLocker", "ldm", "ReFS"}
 _LINUX = {"ext2", "ext3", "ext4", "xfs", "btrfs", "LVM2_member", "linux_raid_member", "crypto_LUKS"}
 _CARDS = (NicKind.PHYSICAL, NicKind.BOND)
+_NETWORK = re.compile(r"(?P<network>.*?)(:(?P<vlan>\d{1,4}))?")
+_MAX_VLAN = 4094
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +35,19 @@ class VmChoices:
     connected: bool = True
     clustered: bool = False
     power_on: bool = False
+
+
+def parse_network(text: str) -> tuple[str, int]:
+    """Return the host's network and the VLAN, or 0, in ``LAN`` or ``LAN:20``.
+
+    Raises:
+        UsageError: the VLAN is none from 1 to 4094, or it has no network.
+    """
+    found = _NETWORK.fullmatch(text.strip())
+    vlan = int(found["vlan"] or 0) if found is not None else 0
+    if found is None or vlan > _MAX_VLAN or (vlan and not found["network"]):
+        raise UsageError(problem=f"'{text}' is not like LAN or LAN:20, with a VLAN up to 4094")
+    return found["network"], vlan
 
 
 def chosen_vm(settings: VmSettings, choices: VmChoices) -> VmSettings:

@@ -4,9 +4,8 @@
 from __future__ import annotations
 
 import argparse
-import re
 
-from agent.vm import VmChoices
+from agent.vm import VmChoices, parse_network
 from p2v.model.errors import UsageError
 from p2v.model.units import parse_size
 
@@ -14,7 +13,6 @@ BEST = "best"
 """Instead of a host's name: the one with the most stars."""
 LOAD_WINDOW_S = 5.0
 """How long the source is watched for what the virtual machine will ask of its host."""
-_NETWORK = re.compile(r"(?P<nic>[^=]+)=(?P<network>.*?)(:(?P<vlan>\d{1,4}))?")
 
 
 def add_vm_options(parser: argparse.ArgumentParser) -> None:
@@ -63,7 +61,7 @@ def vm_choices_from(args: argparse.Namespace) -> VmChoices:
 
 
 def _network(text: str) -> tuple[str, str, int]:
-    found = _NETWORK.fullmatch(text)
-    if found is None:
+    nic, equals, network = text.partition("=")
+    if not (nic and equals):
         raise UsageError(problem=f"--network {text} is not like eno1=LAN or eno1=LAN:20")
-    return found["nic"], found["network"], int(found["vlan"] or 0)
+    return nic, *parse_network(network)
