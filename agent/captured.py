@@ -75,6 +75,13 @@ class Captured:
         """
         return sender.send("full", self.blocks(), self.total, compare=compare)
 
+    def written(self) -> int | None:
+        """Return how many bytes were written since they were read, and chart where.
+
+        None where nobody writes, or nobody can tell.
+        """
+        return None
+
     def blocks(self) -> Iterator[Block]:
         """Yield all of the disks."""
         return itertools.chain.from_iterable(

@@ -59,6 +59,9 @@ LEASE_WAIT_S = 20.0
 """A resume waits so long for the lease of an agent that was killed; a converter keeps it for 15."""
 PASSES = ("full", "compare", "delta", "warm", "final")
 """What the passes over the disks are called; docs/live.md tells them apart."""
+FOLLOWED = ("full", "compare", "delta", "warm", "waiting")
+"""Phases in which what is written to the disks will be sent again."""
+LOOK_S = 1.0
 WAITING = "waiting"
 """What a live capture does until its cut-over."""
 MAX_PASSES = 3
@@ -98,6 +101,8 @@ class Progress:
     """What happened to every part of the disks, where they are read."""
     outlook: Outlook | None = None
     """Of a live capture: what is to be expected."""
+    dirty: int | None = None
+    """Of a live capture: bytes that were written since they were read, and wait."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,6 +242,8 @@ class _Run:
         self._controls = controls or Controls()
         self._controls.limiter.rate = options.bwlimit
         self._outlook: Outlook | None = None
+        self._dirty: int | None = None
+        self._look_at = 0.0
 
     def take_lease(self, patience_s: float) -> None:
         """Take the right to send; wait for it if another agent has it but sends nothing."""
@@ -356,6 +363,7 @@ class _Run:
     ) -> None:
         captured = self._captured
         total = captured.total if total is None else total
+        self._look(phase)
         for disk, source in enumerate(captured.sources):
             captured.chart.add_bad(disk, source.bad.extents)
         self._watch(
@@ -370,8 +378,19 @@ class _Run:
                 problem=problem,
                 chart=captured.chart,
                 outlook=self._outlook,
+                dirty=self._dirty,
             )
         )
+
+    def _look(self, phase: str) -> None:
+        """See once a second what was written meanwhile; after the freeze that is of no interest."""
+        if phase not in FOLLOWED:
+            self._dirty = None
+            for disk in range(len(self._captured.sources)):
+                self._captured.chart.set_dirty(disk, ())
+        elif time.monotonic() >= self._look_at:
+            self._look_at = time.monotonic() + LOOK_S
+            self._dirty = self._captured.written()
 
     @contextlib.contextmanager
     def _heartbeat(self) -> Iterator[list[str]]:

@@ -55,6 +55,19 @@ class DirtySet:
             if self.bits[number >> 3] >> (number & 7) & 1
         }
 
+    def parts(self, length: int) -> list[bool]:
+        """Return for each `length` bytes of the disk whether some of it is in it.
+
+        Where parts share eight granules, both have what is in those.
+        """
+        step = 8 * self.granule
+        found = []
+        for offset in range(0, self.size, length):
+            end = min(offset + length, self.size)
+            bits = self.bits[offset // step : -(-end // step)]
+            found.append(bits.count(0) < len(bits))
+        return found
+
     def add(self, offset: int, length: int) -> None:
         """Put in every granule that the bytes touch.
 

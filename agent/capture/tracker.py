@@ -57,6 +57,9 @@ class ChangeTracker(Protocol):
         What was read before the call and is not among them is as it was at the last `swap`.
         """
 
+    def parts(self, disk: str, length: int) -> list[bool]:
+        """Return for each `length` bytes whether the next `swap` would give some of it."""
+
     def doubt(self, disk: str) -> str | None:
         """Say why the disk must be compared as a whole, None while the tracker can be trusted."""
 
@@ -143,6 +146,12 @@ class LiveTracker:
         with self._lock:
             self._collect()
             return self._pending[disk].granules(offset, length)
+
+    def parts(self, disk: str, length: int) -> list[bool]:
+        """Return for each `length` bytes whether some of it was written to."""
+        with self._lock:
+            self._collect()
+            return self._pending[disk].parts(length)
 
     def doubt(self, disk: str) -> str | None:
         """Say why the disk must be compared as a whole, None while the tracker can be trusted."""

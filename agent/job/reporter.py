@@ -34,6 +34,7 @@ class Reporter:
         self._controls = controls
         self._rate = Rate()
         self._rates: deque[int] = deque(maxlen=_RATES)
+        self._churns: deque[int] = deque(maxlen=_RATES)
         self._next = 0.0
         self._state = JobState(name="", target=target, pid=os.getpid())
         self._write()
@@ -58,8 +59,10 @@ class Reporter:
         now = time.monotonic()
         if now < self._next and progress.phase == self._state.phase:
             return
+        churn = self._churn(progress.dirty, now - self._next + WRITE_S)
         self._next = now + WRITE_S
         self._rates.append(round(rate))
+        self._churns.append(round(churn))
         counters = progress.counters
         self._state = replace(
             self._state,
@@ -78,6 +81,8 @@ class Reporter:
             reconnects=counters.reconnects,
             codec=progress.codec,
             problem=progress.problem,
+            dirty=progress.dirty,
+            churn=churn,
             outlook=progress.outlook.text if progress.outlook else "",
             disks=self._disks(progress),
         )
@@ -101,8 +106,16 @@ class Reporter:
     def failed(self, error: BaseException) -> None:
         """Note that the migration ended without an image."""
         failure, exit_code = _failure(error)
-        self._state = replace(self._state, failure=failure, exit_code=exit_code)
+        gone = self._controls.discard and failure.code == "stopped"
+        self._state = replace(self._state, failure=failure, exit_code=exit_code, discarded=gone)
         self._write()
+
+    def _churn(self, dirty: int | None, seconds: float) -> float:
+        """Return how fast more is written; a pass that takes what waits makes it less."""
+        before = self._state.dirty
+        if dirty is None or before is None or seconds <= 0:
+            return 0.0
+        return max(0, dirty - before) / seconds
 
     def _disks(self, progress: Progress) -> tuple[DiskState, ...]:
         chart = progress.chart
@@ -116,7 +129,11 @@ class Reporter:
     def _write(self) -> None:
         limiter = self._controls.limiter
         self._state = replace(
-            self._state, paused=limiter.paused, bwlimit=limiter.rate, rates=tuple(self._rates)
+            self._state,
+            paused=limiter.paused,
+            bwlimit=limiter.rate,
+            rates=tuple(self._rates),
+            churns=tuple(self._churns),
         )
         self._job.write(self._state)
 

@@ -32,8 +32,9 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class JobState:
-    """A job as it stands; sizes are bytes, rates bytes a second, `rates` the last minutes' ones.
+    """A job as it stands; sizes are bytes, rates bytes a second.
 
+    `rates` and `churns` are those of the last minutes, one a second.
     `exit_code` is None while it runs. `migration` is empty until the converter has named it.
     """
 
@@ -56,6 +57,10 @@ class JobState:
     reconnects: int = 0
     codec: str = ""
     problem: str = ""
+    dirty: int | None = None
+    """Of a live capture: bytes written since they were read, which wait to be sent again."""
+    churn: float = 0.0
+    """How fast `dirty` grows."""
     outlook: str = ""
     """Of a live capture: what is to be expected, in words."""
     freeze_s: float | None = None
@@ -64,10 +69,13 @@ class JobState:
     bwlimit: int = 0
     disks: tuple[DiskState, ...] = ()
     rates: tuple[int, ...] = ()
+    churns: tuple[int, ...] = ()
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     images: tuple[str, ...] = ()
     failure: Failure | None = None
+    discarded: bool = False
+    """Whether the converter was told to delete what it had."""
     exit_code: int | None = None
 
     @property

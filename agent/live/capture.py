@@ -154,6 +154,12 @@ class LiveCapture(Captured):
             elif (captured := self._cut_over(sender, expected, total)) is not None:
                 return captured
 
+    def written(self) -> int | None:
+        """Return how many bytes wait to be sent again, and chart where they are."""
+        for disk in range(len(self.sources)):
+            self.chart.set_dirty(disk, self._writes.parts(disk, self.chart.step(disk)))
+        return self._writes.bytes
+
     def report(self) -> dict[str, Any]:
         """Return how the live capture went; the disks are those of the last freeze."""
         last = self._freezes[-1] if self._freezes else None

@@ -41,6 +41,13 @@ class Writes:
         owed = sum(written.bytes for written in self._owed if written is not None)
         return owed + sum(self._tracker.dirty_bytes(name) for name in self._names)
 
+    def parts(self, disk: int, length: int) -> list[bool]:
+        """Return for each `length` bytes of a disk whether some of it waits."""
+        found = self._tracker.parts(self._names[disk], length)
+        if (owed := self._owed[disk]) is None:
+            return found
+        return [any(both) for both in zip(found, owed.parts(length), strict=True)]
+
     @property
     def doubts(self) -> list[str]:
         """Why disks have to be compared as a whole; empty while the tracker can be trusted."""

@@ -20,6 +20,8 @@ class Mark(StrEnum):
     SENT = "#"
     ZERO = "-"
     SAME = "="
+    DIRTY = "*"
+    """Dealt with, and written to since."""
     BAD = "!"
 
 
@@ -35,6 +37,7 @@ class Chart:
         counts = [-(-size // step) for size, step in zip(self._sizes, self._steps, strict=True)]
         self._bytes = [{kind: [0] * count for kind in _KINDS} for count in counts]
         self._bad = [[False] * count for count in counts]
+        self._dirty = [[False] * count for count in counts]
         self._lock = threading.Lock()
 
     def add(self, disk: int, offset: int, length: int, kind: Mark) -> None:
@@ -54,6 +57,16 @@ class Chart:
                 for index in range(extent.offset // step, -(-extent.end // step)):
                     self._bad[disk][index] = True
 
+    def step(self, disk: int) -> int:
+        """Return the bytes of a cell of a disk."""
+        return self._steps[disk]
+
+    def set_dirty(self, disk: int, cells: Sequence[bool]) -> None:
+        """Record in which cells something waits to be sent again; of fewer, in none beyond."""
+        with self._lock:
+            count = len(self._dirty[disk])
+            self._dirty[disk] = [*cells[:count], *[False] * (count - len(cells))]
+
     def cells(self, disk: int) -> str:
         """Return a letter (`Mark`) for each cell of a disk, from its first byte to its last."""
         with self._lock:
@@ -70,4 +83,6 @@ class Chart:
         if self._bad[disk][index]:
             return Mark.BAD
         kind = max(_KINDS, key=lambda kind: self._bytes[disk][kind][index])
-        return kind if self._bytes[disk][kind][index] else Mark.NONE
+        if not self._bytes[disk][kind][index]:
+            return Mark.NONE
+        return Mark.DIRTY if self._dirty[disk][index] else kind

@@ -64,3 +64,20 @@ def test_the_granules_of_a_range_are_told_by_their_first_byte():
     assert dirty.granules(3 * GRANULE, 1) == {3 * GRANULE}
     assert dirty.granules(8 * GRANULE, 2 * GRANULE + 512) == {10 * GRANULE}
     assert dirty.granules(4 * GRANULE, 6 * GRANULE) == set()
+
+
+@given(disks(), st.integers(1, 40))
+def test_parts_hold_what_is_in_them_and_at_most_their_neighbours(disk, granules):
+    size, ranges = disk
+    dirty = DirtySet(size, GRANULE)
+    for offset, length in ranges:
+        dirty.add(offset, length)
+    length = granules * GRANULE
+    parts = dirty.parts(length)
+    assert len(parts) == -(-size // length)
+    for at, marked in enumerate(parts):
+        start, end = at * length, min((at + 1) * length, size)
+        inside = any(o < end and o + n > start for o, n in ranges)
+        margin = 8 * GRANULE
+        near = any(o < end + margin and o + n > start - margin for o, n in ranges)
+        assert inside <= marked <= near

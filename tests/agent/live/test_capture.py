@@ -50,6 +50,9 @@ class Tracker:
     def dirty_bytes(self, disk: str) -> int:
         return self._next().bytes
 
+    def parts(self, disk: str, length: int) -> list[bool]:
+        return self._next().parts(length)
+
     def marked(self, disk: str, offset: int, length: int) -> set[int]:
         return set()
 

@@ -47,3 +47,12 @@ def test_any_cut_of_a_disk_into_pieces_fills_it(size, cuts):
     for start, end in itertools.pairwise(points):
         chart.add(0, start, end - start, Mark.SENT)
     assert chart.done(0) == size and set(chart.cells(0)) == {"#"} and len(chart.cells(0)) <= 16
+
+
+def test_what_was_written_since_is_dirty_until_it_is_sent_again():
+    chart = Chart([1000], cells=10)
+    chart.add(0, 0, 500, Mark.SENT)
+    chart.set_dirty(0, [True, False, False, False, False, True, False, False, False, False])
+    assert chart.cells(0) == "*####....."
+    chart.set_dirty(0, ())
+    assert chart.cells(0) == "#####....."
