@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -41,6 +42,7 @@ class Discovery(ServiceListener):
         self._heard = heard
         self._seen: set[Found] = set()
         self._zeroconf: Zeroconf | None = None
+        self.closed = threading.Event()
         try:
             self._zeroconf = Zeroconf(interfaces=list(interfaces) or InterfaceChoice.All)
             self._browser = ServiceBrowser(self._zeroconf, SERVICE, listener=self)
@@ -49,6 +51,7 @@ class Discovery(ServiceListener):
 
     def close(self) -> None:
         """Listen no more."""
+        self.closed.set()
         if self._zeroconf is not None:
             self._zeroconf.close()
             self._zeroconf = None

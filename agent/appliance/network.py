@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import socket
 import time
 from collections.abc import Iterator
@@ -61,13 +63,34 @@ def set_up(settings: Settings) -> None:
     Raises:
         ToolError: networkd does not take it.
     """
+    if network_files(settings):
+        replace(settings)
+
+
+def replace(settings: Settings) -> None:
+    """Set up the network as `settings` say, instead of what was set up before.
+
+    Raises:
+        ToolError: networkd does not take it.
+    """
     files = network_files(settings)
-    if not files:
-        return
     FOLDER.mkdir(parents=True, exist_ok=True)
+    for old in FOLDER.glob("10-p2v*"):
+        if old.name not in files:
+            old.unlink()
     for name, text in files.items():
         (FOLDER / name).write_text(text)
+    for link in _vlans():
+        if f"Name={link}\n" not in files.get("10-p2v-vlan.netdev", ""):
+            tools.run(["ip", "link", "delete", link])
     tools.run(["networkctl", "reload"])
+
+
+def _vlans() -> list[str]:
+    """Return the VLANs that were set up here."""
+    links = json.loads(tools.run(["ip", "-j", "link", "show", "type", "vlan"]) or b"[]")
+    names = [str(link.get("ifname", "")) for link in links]
+    return [name for name in names if re.fullmatch(r"vlan\d+", name)]
 
 
 def wait_for(server: str, seconds: float) -> None:

@@ -62,6 +62,8 @@ class Wizard(App[int], inherit_bindings=False):
         self.glyphs = glyphs(terminal)
         self.draft = draft or Draft()
         self.job = job
+        self.listen = self.measure = True
+        """Whether to look for converters, and at the speed of disks; tests have neither."""
         self.look: Callable[[], Machine] = partial(collect, tuple(disks), LOAD_WINDOW_S)
         self._at = 0
         if terminal.ascii:

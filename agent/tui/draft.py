@@ -4,13 +4,15 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 from agent.job.launch import Target
 from agent.plan import Choices, make_plan, partition_name
+from agent.vm import VmChoices, parse_network
 from p2v.model.errors import UsageError
-from p2v.model.machine import Disk, Machine, Partition
-from p2v.model.plan import ImageFormat, Plan, Treatment
+from p2v.model.machine import Disk, Machine
+from p2v.model.plan import ImageFormat, Plan
 from p2v.model.units import GiB
 
 
@@ -36,7 +38,14 @@ class Draft:
     cpus: int = 0
     memory: int = 0
     networks: dict[str, str] = field(default_factory=dict)
+    """By interface: a network of the host, or one with a VLAN: ``LAN:20``."""
     host: str = ""
+    connected: bool = True
+    power_on: bool = False
+    speeds: dict[str, float] = field(default_factory=dict)
+    """Of disks that were measured: the bytes a second at which they are read."""
+    link: float | None = None
+    """The rate of the link to the converter, where it is known."""
     accepted: set[str] = field(default_factory=set)
     """Warnings of the plan that the user has accepted."""
 
@@ -55,6 +64,8 @@ class Draft:
         self.disks &= known
         parts = {partition_name(d, p) for d in machine.disks for p in d.partitions}
         self.exclude &= parts
+        cards = {nic.name for nic in machine.nics}
+        self.networks = {name: text for name, text in self.networks.items() if name in cards}
         self.name = self.name or machine.name
         self.machine = machine
 
@@ -78,6 +89,20 @@ class Draft:
             bwlimit=self.bwlimit,
             compress_image=self.compress and qcow2,
             convert=self.convert,
+            vm=self._vm(),
+        )
+
+    def _vm(self) -> VmChoices:
+        return VmChoices(
+            create=bool(self.host),
+            host=self.host,
+            cpus=self.cpus,
+            memory=self.memory,
+            networks=tuple(
+                (name, *parse_network(text)) for name, text in self.networks.items() if text
+            ),
+            connected=self.connected,
+            power_on=self.power_on and bool(self.host),
         )
 
     def plan(self) -> Plan:
@@ -86,27 +111,37 @@ class Draft:
         Raises:
             UsageError: nothing is chosen, or it contradicts itself.
         """
-        plan = make_plan(self.found, self.choices())
-        if plan.vm is None:
-            return plan
-        nics = tuple(
-            replace(nic, network=self.networks.get(nic.name, nic.network)) for nic in plan.vm.nics
-        )
-        vm = replace(
-            plan.vm,
-            name=plan.name,
-            cpus=self.cpus or plan.vm.cpus,
-            memory=self.memory or plan.vm.memory,
-            nics=nics,
-            host=self.host,
-            create=bool(self.host),
-        )
-        return replace(plan, vm=vm)
+        return make_plan(self.found, self.choices())
 
-    def command(self, plan_file: str) -> str:
-        """Return the command line that does the same."""
+    def command(self) -> str:
+        """Return the command line that does the same as the wizard will."""
+        return shlex.join(["p2v-agent", "migrate", *self.target.words(), *self._words()])
+
+    def replay(self, plan_file: str) -> str:
+        """Return the command line that carries out a saved plan."""
         words = ["p2v-agent", "migrate", *self.target.words(), "--plan", plan_file]
-        return shlex.join(words)
+        return shlex.join([*words, *self._cutover()])
+
+    def _words(self) -> Iterator[str]:
+        """Yield the options of agent.cli.plan_options that these choices are."""
+        choices = self.choices()
+        paths = {disk.name: disk.path for disk in self.found.disks}
+        for name in choices.disks:
+            yield from ("--disk", name if paths[name] == f"/dev/{name}" else paths[name])
+        for name in choices.exclude:
+            yield from ("--exclude", name)
+        yield from ("--name", choices.name, "--format", choices.format.value)
+        yield from ("--compress-image",) * choices.compress_image
+        yield from ("--all-blocks",) * choices.all_blocks
+        yield from ("--no-convert",) * (not choices.convert)
+        yield from ("--live",) * choices.live
+        if choices.bwlimit:
+            yield from ("--bwlimit", str(choices.bwlimit))
+        yield from _vm_words(choices.vm)
+        yield from self._cutover()
+
+    def _cutover(self) -> tuple[str, ...]:
+        return ("--cutover", "wait") if self.wait and self.choices().live else ()
 
     def pending(self, plan: Plan) -> list[str]:
         """Return the plan's warnings that were not accepted yet."""
@@ -124,22 +159,18 @@ def in_use(disk: Disk) -> bool:
     return any(part.writable for part in disk.partitions)
 
 
-def copied(plan: Plan, machine: Machine) -> int:
-    """Return about how many bytes are read, by what file systems say they use."""
-    used = {
-        (disk.path, part.number): part.used for disk in machine.disks for part in disk.partitions
-    }
-    total = 0
-    for disk in plan.disks:
-        for part in disk.partitions:
-            known = used.get((disk.path, part.number))
-            if part.treatment is Treatment.COPY:
-                total += part.size
-            elif part.treatment is Treatment.USED:
-                total += part.size if known is None else known
-        if not disk.partitions:
-            total += disk.size
-    return total
+def _vm_words(vm: VmChoices) -> Iterator[str]:
+    """Yield the options of agent.cli.vm_options that these choices are."""
+    if vm.cpus:
+        yield from ("--cpus", str(vm.cpus))
+    if vm.memory:
+        yield from ("--memory", str(vm.memory))
+    for name, network, vlan in vm.networks:
+        yield from ("--network", f"{name}={network}:{vlan}" if vlan else f"{name}={network}")
+    if vm.create:
+        yield from ("--host", vm.host)
+    yield from ("--unplugged",) * (not vm.connected)
+    yield from ("--power-on",) * vm.power_on
 
 
 def parse_cpus(text: str) -> int:
@@ -178,11 +209,3 @@ def parse_name(text: str) -> str:
     if not name or len(name) > 64 or any(c in '\\/:*?"<>|' or not c.isprintable() for c in name):
         raise UsageError(problem='name: 1 to 64 signs, none of \\ / : * ? " < > |')
     return name
-
-
-def boots_from(partition: Partition) -> bool:
-    """Return whether the machine starts with this partition's help."""
-    flags = {"esp", "boot", "bios_grub", "legacy_boot", "msftres"}
-    return partition.mount_point in ("/", "/boot", "/boot/efi") or bool(
-        flags & set(partition.flags)
-    )

@@ -5,32 +5,47 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TypeVar
 
+from agent.appliance import network
+from agent.appliance.settings import Settings
 from agent.credentials import find_credentials, known_converters, pair_and_keep
+from agent.discovery import Discovery, Found
 from agent.inventory.collect import collect
+from agent.inventory.nics import read_nics
 from agent.job.folder import Job
 from agent.job.launch import Target, start_job
 from agent.plan import partition_name
 from agent.preflight.check import preflight
 from agent.stream.remote import Address, RemoteConverter
-from agent.tui.draft import Draft, parse_cpus, parse_memory, parse_name
+from agent.tui.draft import Draft, in_use, parse_cpus, parse_memory, parse_name
+from agent.tui.evidence import find_evidence
+from agent.tui.live import LIVE_MEDIUM
 from agent.tui.screens.converter import parse_folder
+from agent.tui.screens.disks import effect_lines
+from agent.tui.screens.host import rating_lines
 from agent.tui.screens.machine import LOAD_WINDOW_S
+from agent.tui.screens.network import CARDS, network_line, parse_other, parse_own, parse_vlan
 from agent.tui.screens.result import result_lines
+from agent.tui.screens.vm import FORMATS
+from agent.tui.terminal import ASCII
 from agent.tui.text import finding_line, machine_lines, plan_lines, progress_line
+from agent.vm import parse_network
 from p2v.model import planfile
 from p2v.model.command import printable
 from p2v.model.errors import P2VError, UsageError
 from p2v.model.pairing import Code
-from p2v.model.plan import ImageFormat, Plan
+from p2v.model.plan import Plan
+from p2v.model.rating import Rating
 from p2v.model.units import GiB, format_size
 
 T = TypeVar("T")
 POLL_S = 2.0
 LINE_S = 10.0
 _GRACE_S = 30.0
+_LISTEN_S = 2.0
 
 
 def ask_all(job: Job | None, draft: Draft, disks: Sequence[str]) -> int:
@@ -39,9 +54,13 @@ def ask_all(job: Job | None, draft: Draft, disks: Sequence[str]) -> int:
     The answers go into `draft`; `disks` are those to offer, all physical ones by default.
     """
     if job is None:
+        if LIVE_MEDIUM.exists():
+            _ask_network()
         _ask_target(draft)
         _ask_disks(draft, disks)
         _ask_vm(draft)
+        if draft.target.server:
+            _ask_host(draft)
         plan = draft.plan()
         job = _ask_start(draft, plan)
         if job is None:
@@ -73,9 +92,37 @@ def _one_of(words: Sequence[str]) -> Callable[[str], str]:
     return parse
 
 
+def _ask_network() -> None:
+    """On the live image: offer to set up its network."""
+    print(f"This machine's network: {network_line()}")
+    if _ask("Set it up anew", _one_of(["yes", "no"]), "no") == "no":
+        return
+    names = [nic.name for nic in read_nics() if nic.kind in CARDS]
+    name = _ask(f"Interface ({', '.join(names)})", _one_of(names), names[0] if names else "")
+    own = _ask("Address like 192.0.2.20/24, or dhcp", _own_or_dhcp, "dhcp")
+    others: list[str] = []
+    if own != "dhcp":
+        others = [_ask("Gateway (empty: none)", parse_other)]
+        others += [_ask("Name server (empty: none)", parse_other)] if others[0] else []
+    vlan = _ask("VLAN (empty: none)", parse_vlan)
+    try:
+        network.replace(
+            Settings(interface=name, ip=",".join([own, *filter(None, others)]), vlan=vlan)
+        )
+    except P2VError as error:
+        print(f"Error: {error} {error.way_out}")
+    print("An address may take some seconds to come.")
+
+
+def _own_or_dhcp(text: str) -> str:
+    return text if text == "dhcp" else parse_own(text)
+
+
 def _ask_target(draft: Draft) -> None:
     for address in known_converters():
         print(f"Known converter: {address}")
+    for found in _announced():
+        print(printable(f"Converter found on this network: {found.address} ({found.name})"))
     while True:
         where = _ask("Converter's address, or a folder on this machine (begins with /)", str)
         try:
@@ -89,14 +136,20 @@ def _ask_target(draft: Draft) -> None:
             return
 
 
+def _announced() -> list[Found]:
+    """Return the converters that are heard of within two seconds."""
+    found: list[Found] = []
+    discovery = Discovery(found.append)
+    discovery.closed.wait(_LISTEN_S)
+    discovery.close()
+    return found
+
+
 def _pair(address: Address) -> Target:
     if str(address) not in known_converters():
         pair_and_keep(address, _ask("Pairing code ('p2v pair' on the converter)", Code.parse))
-    converter = RemoteConverter(address, find_credentials(address))
-    try:
+    with closing(RemoteConverter(address, find_credentials(address))) as converter:
         converter.check()
-    finally:
-        converter.close()
     return Target(server=str(address))
 
 
@@ -131,6 +184,16 @@ def _ask_disks(draft: Draft, disks: Sequence[str]) -> None:
     default = " ".join(disk.name for disk in machine.disks if disk.name in draft.disks)
     _ask("Disks to copy, with spaces between", choose, default)
     _ask("Partitions to leave out", exclude, "none")
+    if any(in_use(disk) for disk in machine.disks if disk.name in draft.disks):
+        print("They are in use: live copies them so; offline wants them unmounted first.")
+        draft.live = _ask("live or offline", _one_of(["live", "offline"]), "live") == "live"
+    if draft.plan().live:
+        when = _ask(
+            "Cut over: now, when it has caught up; or wait", _one_of(["now", "wait"]), "now"
+        )
+        draft.wait = when == "wait"
+    for line in effect_lines(draft.plan()):
+        print(printable(line))
 
 
 def _names(text: str, known: set[str]) -> set[str]:
@@ -149,8 +212,50 @@ def _ask_vm(draft: Draft) -> None:
         draft.cpus = _ask("Processors", parse_cpus, str(vm.cpus))
         memory = f"{vm.memory / GiB:.1f}".removesuffix(".0")
         draft.memory = _ask("Memory in GiB", parse_memory, memory)
-    formats = [image.value for image in ImageFormat]
-    draft.format = ImageFormat(_ask(f"Format ({', '.join(formats)})", _one_of(formats), "vhdx"))
+    names = {name.replace(",", "").split(" (")[0]: (image, small) for name, image, small in FORMATS}
+    chosen = _ask(f"Format ({', '.join(names)})", _one_of(list(names)), "vhdx")
+    draft.format, draft.compress = names[chosen]
+    convert = _ask("Make the guest start as a virtual machine", _one_of(["yes", "no"]), "yes")
+    draft.convert = convert == "yes"
+    for nic in vm.nics if vm is not None else ():
+        draft.networks[nic.name] = _ask(
+            f"Network of the host for {nic.name} {nic.mac}, as LAN or LAN:20 (empty: none)",
+            _network,
+            draft.networks.get(nic.name, ""),
+        )
+
+
+def _network(text: str) -> str:
+    parse_network(text)
+    return text
+
+
+def _ask_host(draft: Draft) -> None:
+    """Show the converter's hosts, best first; ask which gets the machine."""
+    address = Address.parse(draft.target.server)
+    try:
+        with closing(RemoteConverter(address, find_credentials(address))) as converter:
+            ratings = tuple(map(Rating.from_json, converter.placement(draft.plan())))
+    except P2VError as error:
+        print(f"Error: {error} {error.way_out}")
+        return
+    for rating in ratings:
+        print()
+        for line in rating_lines(rating, ASCII):
+            print(printable(line))
+
+    able = [rating.host for rating in ratings if rating.stars]
+    if not able:
+        print("No host can take the machine: just the images are made.")
+        return
+    host = _ask(
+        f"Host ({', '.join(able)}; none: just the images)", _one_of(["none", *able]), "none"
+    )
+    if host != "none":
+        draft.host = host
+        draft.power_on = _ask("Start it when it is made", _one_of(["yes", "no"]), "no") == "yes"
+        plugged = _ask("Plug its network cables in", _one_of(["yes", "no"]), "yes")
+        draft.connected = plugged == "yes"
 
 
 def _ask_start(draft: Draft, plan: Plan) -> Job | None:
@@ -164,8 +269,8 @@ def _ask_start(draft: Draft, plan: Plan) -> Job | None:
     if answer == "save":
         path = Path(_ask("Save as", str, f"{plan.name}.toml"))
         path.write_text(planfile.dump(plan), encoding="utf-8")
-        print(f"Saved. To carry it out: {draft.command(str(path))}")
-    return start_job(plan, draft.target) if answer == "start" else None
+        print(f"Saved. To carry it out: {draft.replay(str(path))}")
+    return start_job(plan, draft.target, wait=draft.wait) if answer == "start" else None
 
 
 def follow(job: Job) -> int:
@@ -184,5 +289,8 @@ def follow(job: Job) -> int:
             print(printable(f"{progress_line(state)} {state.problem}".rstrip()), flush=True)
             said, said_at = state.phase, now
         time.sleep(POLL_S)
-    print("\n".join(printable(line) for line in result_lines(job)))
+    found = None
+    if state is not None and state.exit_code is not None and state.failure is None:
+        found = find_evidence(state.target, state.migration, state.images)
+    print("\n".join(printable(line) for line in result_lines(job, found)))
     return 1 if state is None or state.exit_code is None else state.exit_code

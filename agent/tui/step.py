@@ -25,6 +25,7 @@ class Step(Screen[None]):
     """A screen. Subclasses give `title`, `body` and `leave`, which says whether one may go on."""
 
     name_shown: ClassVar[str] = ""
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (120, "-wide")]  # noqa: RUF012 - Textual's way
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("ctrl+n", "next", "Next", key_display="^N", priority=True),
         Binding("escape,ctrl+b", "back", "Back", key_display="Esc"),

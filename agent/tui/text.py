@@ -15,6 +15,7 @@ from p2v.model.command import printable
 from p2v.model.machine import Disk, FirmwareKind, Machine, Partition
 from p2v.model.plan import Plan, Treatment
 from p2v.model.units import format_size
+from p2v.model.vm import VmSettings
 
 MARKS = {Level.CRITICAL: "!!", Level.WARNING: "! ", Level.INFORMATION: "i "}
 STYLES = {Level.CRITICAL: "bold red", Level.WARNING: "yellow", Level.INFORMATION: ""}
@@ -54,25 +55,58 @@ def bar(part: float, whole: float, width: int, glyphs: Glyphs) -> str:
     return glyphs.full * filled + glyphs.empty * (width - filled)
 
 
-def disk_line(disk: Disk, chosen: bool) -> str:
-    """Return a disk as a line."""
-    box = "[x]" if chosen else "[ ]"
-    facts = " ".join(part for part in (disk.model, disk.transport) if part)
-    return printable(f"{box} {disk.name:<10} {format_size(disk.size):>10}  {disk.table:<6} {facts}")
+_CONTENTS = {
+    "LVM2_member": "LVM",
+    "linux_raid_member": "md RAID",
+    "crypto_LUKS": "LUKS",
+    "ldm": "dynamic",
+    "Microsoft reserved": "MS reserved",
+}
+"""Contents and partition types that are longer than their column."""
+
+
+def table_head(width: int) -> str:
+    """Return the line above disks and partitions; `width` is that of a bar."""
+    names = f"    {'Name':<15} {'Size':>10} {'Holds':<11} {'In use':<{width + 11}}"
+    return f"{names} Mount or label"
+
+
+def _holds(partition: Partition) -> str:
+    content = partition.content or partition.type_name or "empty"
+    return _CONTENTS.get(content, content)[:11]
+
+
+def _used(partition: Partition, glyphs: Glyphs, width: int) -> str:
+    if partition.used is None:
+        return " " * (width + 11)
+    used = bar(partition.used, partition.size, width, glyphs)
+    return f"{used} {format_size(partition.used):>10}"
+
+
+def disk_line(
+    disk: Disk, chosen: bool, glyphs: Glyphs, width: int = 8, *, partly: bool = False
+) -> str:
+    """Return a disk as a line; what fills one without a partition table is on it."""
+    box = "[-]" if chosen and partly else "[x]" if chosen else "[ ]"
+    head = f"{box} {disk.name:<15} {format_size(disk.size):>10}"
+    model = " ".join(part for part in (disk.model, disk.transport) if part)
+    whole = next((part for part in disk.partitions if not part.number), None)
+    if whole is None:
+        return printable(f"{head} {disk.table:<11} {model}").rstrip()
+    where = whole.mount_point or whole.label or model
+    return printable(f"{head} {_holds(whole):<11} {_used(whole, glyphs, width)} {where}").rstrip()
 
 
 def partition_line(
     disk: Disk, partition: Partition, chosen: bool, glyphs: Glyphs, width: int = 8
 ) -> str:
-    """Return a partition as a line below its disk's."""
+    """Return a partition as a line below its disk's; `width` is that of the bar."""
     box = "[x]" if chosen else "[ ]"
     name = partition_name(disk, partition)
-    used = bar(partition.used or 0, partition.size, width, glyphs)
-    shown = f"{used} {format_size(partition.used):>9}" if partition.used is not None else " " * 18
-    content = partition.content or partition.type_name or "empty"
     where = partition.mount_point or partition.label
     return printable(
-        f"   {box} {name:<12} {format_size(partition.size):>9} {content[:11]:<11} {shown} {where}"
+        f"   {box} {name:<12} {format_size(partition.size):>10} {_holds(partition):<11} "
+        f"{_used(partition, glyphs, width)} {where}"
     ).rstrip()
 
 
@@ -86,8 +120,12 @@ def stars(count: float, glyphs: Glyphs) -> str:
 def plan_lines(draft: Draft, plan: Plan) -> Iterator[str]:
     """Yield what a plan does, for a summary."""
     target = draft.target.server or f"the folder {draft.target.folder}"
-    yield printable(f"Migrate {plan.name} to {target}")
-    yield f"as {plan.format} images{', compressed' if plan.compress_image else ''}:"
+    how = "live, with one short freeze at the end" if plan.live else "offline"
+    packed = ", compressed" if plan.compress_image else ""
+    yield printable(f"Copy {plan.name} to {target}, {how},")
+    yield f"as {plan.format} images{packed}" + (
+        ", and make the guest start as a virtual machine." if plan.convert else ", and no more."
+    )
     for disk in plan.disks:
         yield printable(f"  {disk.name:<10} {format_size(disk.size):>10}  {disk.model}").rstrip()
         for part in disk.partitions:
@@ -98,12 +136,24 @@ def plan_lines(draft: Draft, plan: Plan) -> Iterator[str]:
                 f"    {part.name:<12} {size:>10}  {part.content or '-':<11} {what}{where}"
             )
     if plan.vm is not None:
-        vm = plan.vm
-        if vm.host:
-            yield printable(f"On the host {vm.host}, made when the images are there.")
-        yield f"Virtual machine: {vm.cpus} processors, {format_size(vm.memory)}, {vm.firmware}"
-        for nic in vm.nics:
-            yield printable(f"  {nic.name} {nic.mac} on {nic.network or '(not connected)'}")
+        yield from _vm_lines(plan.vm)
+
+
+def _vm_lines(vm: VmSettings) -> Iterator[str]:
+    yield printable(
+        f"Virtual machine {vm.name}: {count(vm.cpus, 'processor')}, "
+        f"{format_size(vm.memory)} of memory, {vm.firmware.upper()}"
+    )
+    for nic in vm.nics:
+        vlan = f", VLAN {nic.vlan}" if nic.vlan else ""
+        cable = "" if nic.connected else ", unplugged"
+        network = f"on {nic.network}{vlan}{cable}" if nic.network else "(not connected)"
+        yield printable(f"  {nic.name} {nic.mac} {network}")
+    if vm.host:
+        start = "and started" if vm.power_on else "and left off"
+        yield printable(f"Made on the host {vm.host} when the images are there, {start}.")
+    else:
+        yield "No host is chosen: the machine is made later, from the images."
 
 
 _TREATMENTS = {
@@ -115,19 +165,29 @@ _TREATMENTS = {
 
 
 PASSES = {
-    "full": "copying",
-    "compare": "comparing",
-    "delta": "catching up",
-    "warm": "keeping it warm",
-    "final": "last pass",
+    "full": "Copying",
+    "compare": "Comparing",
+    "delta": "Catching up",
+    "warm": "Keeping it up to date",
+    "final": "Last pass",
 }
 """Phases in which disks are read, in words."""
+
+
+STAGES = {
+    "starting": "Starting: the disks are opened.",
+    "waiting": "Up to date, and kept so until it is cut over.",
+    "verifying": "All was sent. The converter reads the images back and compares them.",
+    "committing": "The converter finishes the images and prepares the guest: some minutes.",
+    "finished": "Finished.",
+}
+"""Other phases, in sentences."""
 
 
 def progress_line(state: JobState) -> str:
     """Return where a job stands as one line."""
     if state.over or state.phase not in PASSES:
-        return f"{state.phase}: {format_size(state.done)} of {format_size(state.total)}"
+        return STAGES.get(state.phase, state.phase)
     percent = 100 * state.done // state.total if state.total else 0
     return (
         f"{PASSES[state.phase]}, {percent} %: {format_size(state.done)} of "
@@ -144,7 +204,10 @@ def curve(values: Sequence[int], width: int, glyphs: Glyphs) -> str:
 
 
 def chart_line(cells: str, width: int) -> str:
-    """Return a disk's chart squeezed or stretched to `width` columns; the worst of a cell shows."""
+    """Return a disk's chart squeezed or stretched to `width` columns.
+
+    What is unreadable or dirty shows, however little of a column it is.
+    """
     if not cells:
         return "." * width
     out = []
@@ -152,5 +215,5 @@ def chart_line(cells: str, width: int) -> str:
         start = column * len(cells) // width
         end = max(start + 1, (column + 1) * len(cells) // width)
         part = cells[start:end]
-        out.append("!" if "!" in part else max(part, key=part.count))
+        out.append(next((mark for mark in "!*" if mark in part), max(part, key=part.count)))
     return "".join(out)

@@ -69,8 +69,28 @@ async def heed(widget: Widget, event: events.Key) -> None:
 class Field(Input):
     """A line to be filled in."""
 
+    def on_mount(self) -> None:
+        """Leave ^X to the wizard: a console has no clipboard."""
+        self._bindings.key_to_bindings.pop("ctrl+x", None)
+
     async def _on_key(self, event: events.Key) -> None:
         await heed(self, event)
+
+
+class NetworkField(Field):
+    """A network's name; up and down go through those that the hosts have."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("down", "take(1)", "Next network", key_display="Down"),
+        Binding("up", "take(-1)", show=False),
+    ]
+    known: tuple[str, ...] = ()
+
+    def action_take(self, step: int) -> None:
+        """Fill in the next known network, or the one before; among them is none."""
+        names = ("", *self.known)
+        at = names.index(self.value) if self.value in names else 0
+        self.value = names[(at + step) % len(names)]
 
 
 class Rows(OptionList):
@@ -83,9 +103,15 @@ class Rows(OptionList):
 
     def show(self, lines: Sequence[Text | str]) -> None:
         """Replace the lines; the current one stays where it was."""
+        texts = [line if isinstance(line, Text) else Text(line) for line in lines]
+        if len(texts) == self.option_count:
+            for index, text in enumerate(texts):
+                if self.get_option_at_index(index).prompt != text:
+                    self.replace_option_prompt_at_index(index, text)
+            return
         at = self.highlighted
         self.clear_options()
-        self.add_options([line if isinstance(line, Text) else Text(line) for line in lines])
+        self.add_options(texts)
         if lines:
             self.highlighted = min(at or 0, len(lines) - 1)
 
@@ -156,6 +182,20 @@ class Pick(Widget, can_focus=True):
     def on_blur(self) -> None:
         """Show that it is not current."""
         self.refresh()
+
+
+class Tabs(Pick):
+    """A few words in a row, all of them shown; left, right and space change the current one."""
+
+    def render(self) -> RenderResult:
+        """Show all words; brackets, not colour, say which is current."""
+        text = Text()
+        for at, word in enumerate(self.words):
+            now = at == self.index
+            style = ("reverse" if self.has_focus else "bold") if now else ""
+            text.append(f"[{word}]" if now else f" {word} ", style)
+            text.append(" ")
+        return text
 
 
 class Parses(Validator):

@@ -3,22 +3,37 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+from functools import partial
 from pathlib import Path
+from typing import ClassVar
 
 from textual import on, work
 from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 from textual.widgets import Input, Label, Static
+from textual.worker import get_current_worker
 
 from agent.credentials import find_credentials, known_converters, pair_and_keep
+from agent.discovery import Discovery, Found
 from agent.job.launch import Target
 from agent.stream.remote import Address, RemoteConverter
+from agent.tui.live import LIVE_MEDIUM
+from agent.tui.screens.network import NetworkStep, network_line
 from agent.tui.step import Step
 from agent.tui.widgets import Field, Parses, Pick, Rows
+from p2v.model.command import printable
 from p2v.model.errors import P2VError, UsageError
 from p2v.model.pairing import Code
 
 _WAYS = ("a converter on the network", "a folder on this machine")
+_PAIRED = "this machine is paired with it"
+_HEARD = "found on this network"
+_HELP = (
+    "The converter prints a code with 'p2v pair'; it serves once. A converter that this machine "
+    "is paired with needs none."
+)
 
 
 def parse_folder(text: str) -> Path:
@@ -42,6 +57,9 @@ class ConverterStep(Step):
     """Asks for the converter's address and a pairing code, and pairs."""
 
     name_shown = "Where do the images go?"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("ctrl+t", "network", "Network set-up", key_display="^T")
+    ]
 
     def body(self) -> ComposeResult:
         """Yield the fields of both ways; one of them is hidden."""
@@ -59,21 +77,79 @@ class ConverterStep(Step):
             with Horizontal(classes="field"):
                 yield Label("Pairing code", classes="label")
                 yield Field(id="code", validators=[Parses(_parse_code)], placeholder="7QK-3M9-X4T")
-            yield Static(
-                "The converter prints a code with 'p2v pair'; it serves once. "
-                "None is needed for a converter that this machine knows:",
-                classes="text title",
-            )
+            yield Static(_HELP, classes="text help")
+            yield Static("", id="own", classes="text", markup=False)
+            yield Static("", id="heading", classes="title")
             yield Rows(id="known")
-        with Vertical(id="here"), Horizontal(classes="field"):
-            yield Label("Folder", classes="label")
-            yield Field(target.folder, id="folder", validators=[Parses(parse_folder)])
+        with Vertical(id="here"):
+            with Horizontal(classes="field"):
+                yield Label("Folder", classes="label")
+                yield Field(
+                    target.folder, id="folder", validators=[Parses(parse_folder)],
+                    placeholder="/mnt/backup/images",
+                )  # fmt: skip
+            yield Static(
+                "It must exist, with room for the images, and not on a disk that is copied.",
+                classes="text help",
+            )
 
     def on_mount(self) -> None:
-        """Offer the converters that are known."""
-        self._known = known_converters()
-        self.query_one("#known", Rows).show(self._known or ["(none yet)"])
+        """Offer the converters that are known, and listen for others."""
+        self._known: dict[str, str] = dict.fromkeys(known_converters(), _PAIRED)
+        self._show_known()
         self._show_way()
+        if self.wizard.listen:
+            self._listen()
+        if LIVE_MEDIUM.exists():
+            self._look_at_network()
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Offer to set up the network only where it is ours."""
+        if action == "network":
+            return LIVE_MEDIUM.exists()
+        if action == "back":
+            return False
+        return super().check_action(action, parameters)
+
+    def action_network(self) -> None:
+        """Set up this system's network."""
+        self.app.push_screen(NetworkStep(), self._came_back)
+
+    def _came_back(self, _: None) -> None:
+        self._look_at_network()
+
+    @work(thread=True, group="own")
+    def _look_at_network(self) -> None:
+        text = f"This machine's network: {network_line()} ^T changes it."
+        self.app.call_from_thread(self.query_one("#own", Static).update, text)
+
+    @work(thread=True, group="listen")
+    def _listen(self) -> None:
+        """Listen as long as this screen is there."""
+        worker = get_current_worker()
+        discovery = Discovery(partial(self.app.call_from_thread, self._heard))
+        while not (worker.is_cancelled or discovery.closed.wait(0.2)):
+            pass
+        discovery.close()
+
+    def _heard(self, found: Found) -> None:
+        address = str(found.address)
+        paired = f", {_PAIRED}" if self._known.get(address, "").endswith(_PAIRED) else ""
+        self._known[address] = f"{found.name}, {_HEARD}{paired}"
+        if self.is_attached:
+            self._show_known()
+
+    def _show_known(self) -> None:
+        lines = [printable(f"{address:<30}  {about}") for address, about in self._known.items()]
+        heading = (
+            "Converters known here; Enter takes one:" if lines else "No converter is known yet."
+        )
+        if not lines and self.wizard.listen:
+            heading = "No converter has announced itself yet; type its address above."
+        self.query_one("#heading", Static).update(heading)
+        rows = self.query_one("#known", Rows)
+        rows.display = bool(lines)
+        rows.show(lines)
 
     @on(Pick.Changed, "#way")
     def _show_way(self) -> None:
@@ -84,9 +160,13 @@ class ConverterStep(Step):
 
     @on(Rows.OptionSelected, "#known")
     def _take_known(self, event: Rows.OptionSelected) -> None:
-        if self._known:
-            self.query_one("#server", Input).value = self._known[event.option_index]
+        address, about = list(self._known.items())[event.option_index]
+        self.query_one("#server", Input).value = address
+        if about.endswith(_PAIRED):
             self.say("Press ^N to go on; no code is needed.")
+        else:
+            self.query_one("#code", Input).focus()
+            self.say("Type the code that 'p2v pair' prints there, then press ^N.")
 
     @on(Input.Changed)
     def _explain(self, event: Input.Changed) -> None:
@@ -120,11 +200,8 @@ class ConverterStep(Step):
         try:
             if code is not None:
                 pair_and_keep(address, code)
-            converter = RemoteConverter(address, find_credentials(address))
-            try:
+            with closing(RemoteConverter(address, find_credentials(address))) as converter:
                 converter.check()
-            finally:
-                converter.close()
         except P2VError as error:
             self.app.call_from_thread(self.fail, error)
             return

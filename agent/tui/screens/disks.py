@@ -3,25 +3,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
-from textual import on
+from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
 from textual.widgets import Static
 
+from agent.cli.progress import format_time
+from agent.estimate import Speeds, estimate, link_rate, read_rate, to_read
 from agent.plan import partition_name
-from agent.tui.draft import copied, in_use
+from agent.stream.remote import Address
 from agent.tui.step import Step
-from agent.tui.text import count, disk_line, partition_line
+from agent.tui.text import count, disk_line, partition_line, table_head
 from agent.tui.widgets import Rows
 from p2v.model.command import printable
 from p2v.model.errors import UsageError
 from p2v.model.machine import Disk, Partition
+from p2v.model.plan import Plan, Treatment
 from p2v.model.units import format_size
 
 _WIDE = 110
+_MEASURED = 8
+"""Disks that are measured; of more they are taken to be alike."""
 Row = tuple[Disk, Partition | None]
 
 
@@ -32,13 +38,15 @@ class DisksStep(Step):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("space", "choose", "Choose", key_display="space"),
         Binding("l", "live", "Live/offline"),
+        Binding("b", "every_block", "Every block"),
         Binding("ctrl+a", "all", "All disks", key_display="^A"),
     ]
 
     def body(self) -> ComposeResult:
         """Yield the tree, the totals and the consequences."""
+        yield Static("", id="columns", markup=False)
         yield Rows(id="tree")
-        yield Static("", id="total", classes="title", markup=False)
+        yield Static("", id="total", classes="totals", markup=False)
         with VerticalScroll(classes="pane", can_focus=True):
             yield Static("", id="effects", classes="text", markup=False)
 
@@ -49,6 +57,8 @@ class DisksStep(Step):
             self._rows += [(disk, None), *((disk, part) for part in disk.partitions if part.number)]
         self._show()
         self.query_one("#tree", Rows).focus()
+        if self.wizard.measure:
+            self._measure()
 
     def on_resize(self) -> None:
         """Use the room that there is."""
@@ -57,39 +67,80 @@ class DisksStep(Step):
 
     def _show(self) -> None:
         width = 24 if self.size.width >= _WIDE else 8
-        lines = []
-        for disk, part in self._rows:
-            chosen = disk.name in self.draft.disks
-            if part is None:
-                lines.append(disk_line(disk, chosen))
-            else:
-                chosen = chosen and partition_name(disk, part) not in self.draft.exclude
-                lines.append(partition_line(disk, part, chosen, self.glyphs, width))
+        lines = [self._line(disk, part, width) for disk, part in self._rows]
+        self.query_one("#columns", Static).update(table_head(width))
         self.query_one("#tree", Rows).show(lines)
         self._tell()
 
+    def _line(self, disk: Disk, part: Partition | None, width: int) -> str:
+        chosen, exclude = disk.name in self.draft.disks, self.draft.exclude
+        if part is None:
+            partly = any(partition_name(disk, each) in exclude for each in disk.partitions)
+            return disk_line(disk, chosen, self.glyphs, width, partly=partly)
+        chosen = chosen and partition_name(disk, part) not in exclude
+        return partition_line(disk, part, chosen, self.glyphs, width)
+
     def _tell(self) -> None:
         total, effects = self.query_one("#total", Static), self.query_one("#effects", Static)
+        if not self.draft.disks:
+            total.update("Nothing is chosen.")
+            effects.update("The space bar chooses the current disk or partition.")
+            return
         try:
             plan = self.draft.plan()
         except UsageError as error:
-            total.update("Nothing is chosen." if not self.draft.disks else "")
+            total.update("This cannot be planned.")
             effects.update(printable(str(error)))
             return
         size = format_size(sum(disk.size for disk in plan.disks))
-        todo = format_size(copied(plan, self.draft.found))
-        mode = self._mode(plan.live)
-        total.update(f"{count(len(plan.disks), 'disk')}, {size}, about {todo} to read; {mode}")
-        effects.update(
-            "\n".join(f"! {printable(warning)}" for warning in plan.warnings)
-            or "Nothing of the chosen disks is lost."
-        )
+        read = format_size(sum(to_read(plan).values()))
+        lines = [f"{count(len(plan.disks), 'disk')}, {size}; {self._time(plan, read)}"]
+        total.update("\n".join([*lines, self._mode(plan)]))
+        effects.update("\n".join(map(printable, effect_lines(plan))))
 
-    def _mode(self, live: bool) -> str:
-        if live:
-            return "live: they are in use"
-        used = any(in_use(d) for d in self.draft.found.disks if d.name in self.draft.disks)
-        return "offline, but IN USE: unmount first" if used else "offline: they are at rest"
+    def _time(self, plan: Plan, read: str) -> str:
+        draft = self.draft
+        found = estimate(to_read(plan), Speeds(draft.speeds, draft.link))
+        if found is None:
+            return f"about {read} to read"
+        rate = format_size(found.rate)
+        return f"{read} to read: about {format_time(found.seconds)} ({found.by}: {rate}/s)"
+
+    def _mode(self, plan: Plan) -> str:
+        used = [
+            part.mount_point or partition_name(disk, part)
+            for disk in self.draft.found.disks
+            if disk.name in self.draft.disks
+            for part in disk.partitions
+            if part.writable
+        ]
+        places = ", ".join(used[:3]) + (f" and {len(used) - 3} more" if len(used) > 3 else "")
+        if plan.live:
+            return printable(f"Live, because {places} {_be(used)} in use: nothing has to stop.")
+        if used:
+            return printable(f"Offline, but {places} {_be(used)} IN USE: unmount, or press l.")
+        return "Offline, because nothing on them is in use."
+
+    @work(thread=True, exclusive=True)
+    def _measure(self) -> None:
+        """See how fast the chosen disks are; once for each, and a few of many."""
+        draft = self.draft
+        if draft.target.server and draft.link is None:
+            draft.link = link_rate(Address.parse(draft.target.server).host)
+        disks = [disk for disk in draft.found.disks if disk.name in draft.disks]
+        for disk in disks[:_MEASURED]:
+            if disk.name not in draft.speeds:
+                draft.speeds[disk.name] = read_rate(disk.path, disk.size) or 0.0
+        self.app.call_from_thread(self._measured)
+
+    def _measured(self) -> None:
+        if self.is_attached:
+            self._tell()
+
+    def action_every_block(self) -> None:
+        """Copy free blocks too, or not."""
+        self.draft.all_blocks = not self.draft.all_blocks
+        self._tell()
 
     def action_live(self) -> None:
         """Copy disks that are in use while they are, or not."""
@@ -131,3 +182,23 @@ class DisksStep(Step):
                 self.fail(error)
             return False
         return True
+
+
+def _be(names: Sequence[str]) -> str:
+    return "is" if len(names) == 1 else "are"
+
+
+def effect_lines(plan: Plan) -> Iterator[str]:
+    """Yield what follows from the choice, what may be lost first."""
+    yield from (f"! {warning}" for warning in plan.warnings)
+    parts = [part for disk in plan.disks for part in disk.partitions]
+    swaps = [part.name for part in parts if part.treatment is Treatment.SWAP]
+    if swaps:
+        yield f"{', '.join(swaps)}: swap is not copied, it is made anew with the same UUID."
+    whole = [part.name for part in parts if part.treatment is Treatment.COPY and part.content]
+    if plan.all_blocks:
+        yield "Every block is copied, free ones too: the images equal the disks bit for bit."
+    elif whole:
+        yield f"{', '.join(whole)}: every block is copied, as free ones cannot be told."
+    if not plan.warnings:
+        yield "Nothing that is in use on the chosen disks is left out."

@@ -36,7 +36,7 @@ class MachineStep(Step):
         yield Static("", id="facts", classes="text", markup=False)
         yield Static("", id="count", classes="title", markup=False)
         yield Rows(id="findings")
-        yield Static("", id="more", classes="pane", markup=False)
+        yield Static("", id="advice", classes="pane", markup=False)
 
     def on_mount(self) -> None:
         """Show what is known, or look."""
@@ -79,12 +79,10 @@ class MachineStep(Step):
     @on(Rows.OptionHighlighted, "#findings")
     def _explain(self, event: Rows.OptionHighlighted) -> None:
         finding = self._findings[event.option_index]
-        action = f"\nWhat to do: {finding.action}" if finding.action else ""
-        about = f" ({finding.subject})" if finding.subject else ""
-        text = f"{finding.level}{about}: {finding.message}{action}"
-        self.query_one("#more", Static).update(
-            printable(text.replace("\n", "\0")).replace("\\x00", "\n")
-        )
+        about = f" about {finding.subject}" if finding.subject else ""
+        action = finding.action or "nothing; it is good to know."
+        text = f"{finding.level.capitalize()}. What to do{about}: {action}"
+        self.query_one("#advice", Static).update(printable(text))
 
     def leave(self) -> bool:
         """Go on once the inventory is there."""

@@ -4,8 +4,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from itertools import groupby
 from typing import Any, ClassVar
 
+from rich.text import Text
 from textual import work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
@@ -14,25 +17,30 @@ from textual.widgets import Static
 from agent.job.folder import Job
 from agent.job.server import ask
 from agent.job.state import JobState
+from agent.stream.chart import CELLS
 from agent.tui.screens.question import Entry, Question
 from agent.tui.step import Step
-from agent.tui.text import PASSES, bar, chart_line, curve, progress_line
+from agent.tui.text import PASSES, bar, chart_line, count, curve, progress_line
 from p2v.model.command import printable
 from p2v.model.errors import UsageError
 from p2v.model.units import format_size, parse_size
 
-_LEGEND = "# copied  - zero or free  = there already  ! unreadable  . to do"
-_STOP = """Stop this migration?
+_LEGEND = "# copied  - zero, free  = there already  * dirty  ! unreadable  . to do"
+_COLOURS = {"#": "green", "=": "green", "*": "yellow", "!": "bold red"}
+_LOG_LINES = 4
+"""Kept for the log, however many disks there are."""
+_STOP = """Stop this migration? Type one of these words, and Enter:
 
-  stop      end it now; the converter keeps what it has, and it can be resumed
+  stop      end it now; what was sent is kept, and can be resumed
   discard   end it for good; the converter deletes what it has
 
 The disks of this machine are not touched either way."""
-_CUT_OVER = """Cut over now? Type cutover.
-
-The file systems are frozen for a moment, the last changes are copied, and the
-image is this machine as it was at that instant. What is written afterwards is
-not in it: stop the services first, or shut this machine down afterwards."""
+_CUT_OVER = (
+    "Cut over now? Type cutover, and Enter.\n\nThe file systems are frozen for a moment and the "
+    "last changes are copied: the image is this machine as it was at that instant. What is "
+    "written afterwards is not in it. Stop the services first, or shut this machine down "
+    "afterwards."
+)
 _GRACE_S = 30.0
 """How long a started process may take to say something."""
 
@@ -55,6 +63,7 @@ class ProgressStep(Step):
         super().__init__()
         self._job = job
         self._state: JobState | None = None
+        self._sent: dict[str, str | Text] = {}
         self._began = time.monotonic()
 
     def body(self) -> ComposeResult:
@@ -62,8 +71,9 @@ class ProgressStep(Step):
         yield Static("Starting ...", id="line", markup=False)
         yield Static("", id="bar", markup=False)
         yield Static("", id="figures", classes="text", markup=False)
-        yield Static("", id="curve", markup=False)
-        yield Static("", id="disks", classes="text title", markup=False)
+        yield Static("", id="curves", classes="text", markup=False)
+        yield Static("", id="disks", classes="text", markup=False)
+        yield Static(_LEGEND, id="legend", markup=False)
         yield Static("", id="log", classes="log", markup=False)
 
     def on_mount(self) -> None:
@@ -93,12 +103,11 @@ class ProgressStep(Step):
         width = max(20, self.size.width - 2)
         self._set("#line", progress_line(state))
         self._set("#bar", bar(state.done, state.total, width, self.glyphs))
-        self._set("#figures", "\n".join(self._figures(state)))
+        self._set("#figures", "\n".join(_figures(state)))
         slow = self.wizard.terminal.slow
-        if not slow and state.phase in PASSES:
-            head = "rate "
-            self._set("#curve", head + curve(state.rates, width - len(head), self.glyphs))
-        self._set("#disks", "\n".join(self._disks(state, width)))
+        if not slow:
+            self._set("#curves", "\n".join(self._curves(state, width)))
+        self._set("#disks", self._disks(state, width))
         if not slow:
             room = max(1, self.query_one("#log").size.height)
             self._set("#log", "\n".join(printable(x) for x in self._job.log_lines(room)))
@@ -109,40 +118,48 @@ class ProgressStep(Step):
         else:
             self.say("")
 
-    def _set(self, selector: str, text: str) -> None:
+    def _set(self, selector: str, text: str | Text) -> None:
         """Update a line if it changed: a serial line is not sent what it shows already."""
         widget = self.query_one(selector, Static)
-        if str(widget.content) != text:
+        widget.display = bool(text)
+        if self._sent.get(selector) != text:
+            self._sent[selector] = text
             widget.update(text)
 
-    def _figures(self, state: JobState) -> list[str]:
-        ratio = f", {state.sent / state.wire:.1f} to 1 by {state.codec}" if state.wire else ""
-        limit = f", at most {format_size(state.bwlimit)}/s" if state.bwlimit else ""
-        skipped = format_size(state.zero + state.same)
-        return [
-            printable(f"{state.name} to {state.target}, migration {state.migration or '...'}"),
-            f"read {format_size(state.read)}, sent {format_size(state.wire)}{ratio}{limit}",
-            f"skipped {skipped}, safe on the converter {format_size(state.durable)}, "
-            f"reconnected {state.reconnects} times",
-            *([printable(f"live: {state.outlook}")] if state.outlook else []),
-        ]
+    def _curves(self, state: JobState, width: int) -> Iterator[str]:
+        if state.phase in PASSES:
+            yield "read    " + curve(state.rates, width - 8, self.glyphs)
+        if state.dirty is not None:
+            yield "written " + curve(state.churns, width - 8, self.glyphs)
 
-    def _disks(self, state: JobState, width: int) -> list[str]:
-        room = max(2, self.size.height - 16)
-        lines = []
-        for disk in state.disks[:room]:
+    def _disks(self, state: JobState, width: int) -> Text:
+        """Return the charts: as many lines for each disk as there are, so that no cell is lost."""
+        figures = len(_figures(state)) + (0 if self.wizard.terminal.slow else 2)
+        room = max(2, self.size.height - figures - 7 - _LOG_LINES)
+        shown = state.disks[:room]
+        text = Text()
+        for number, disk in enumerate(shown):
             percent = f"{100 * disk.done // disk.size if disk.size else 100:>3} %"
             head = printable(f"{disk.name[:12]:<12} {percent} ")
-            lines.append(head + chart_line(disk.cells, width - len(head)))
+            cells = width - len(head)
+            rows = 1 if self.wizard.terminal.slow else min(room // len(shown), -(-CELLS // cells))
+            chart = chart_line(disk.cells, cells * rows if rows > 1 else cells)
+            for row in range(max(1, rows)):
+                text.append("\n" * (number + row > 0) + (head if not row else " " * len(head)))
+                for mark, run in groupby(chart[row * cells : (row + 1) * cells]):
+                    text.append("".join(run), _COLOURS.get(mark, ""))
         if len(state.disks) > room:
-            lines.append(f"and {len(state.disks) - room} more disks")
-        return [*lines, _LEGEND]
+            text.append(f"\nand {len(state.disks) - room} more disks")
+        return text
 
+    @work(thread=True, group="ask")
     def _ask(self, request: dict[str, Any]) -> None:
+        """Ask the job's process; it may be busy for a moment."""
         try:
             ask(self._job.socket, request)
         except (OSError, ValueError) as error:
-            self.say(f"The migration does not answer: {error}", error=True)
+            said = f"The migration does not answer: {error}. It is asked again with the same key."
+            self.app.call_from_thread(self.say, said, error=True)
 
     def action_none(self) -> None:
         """Do nothing: there is no way back from here but to stop."""
@@ -186,3 +203,20 @@ class ProgressStep(Step):
         if word:
             self._ask({"do": "stop", "discard": word == "discard"})
             self.say("Stopping ...")
+
+
+def _figures(state: JobState) -> list[str]:
+    ratio = f", {state.sent / state.wire:.1f} to 1 by {state.codec}" if state.wire else ""
+    limit = f", at most {format_size(state.bwlimit)}/s" if state.bwlimit else ""
+    again = f", reconnected {count(state.reconnects, 'time')}" if state.reconnects else ""
+    lines = [
+        f"{state.name} to {state.target}, migration {state.migration or '...'}",
+        f"read {format_size(state.read)}, sent {format_size(state.wire)}{ratio}{limit}",
+        f"skipped {format_size(state.zero + state.same)}, safe on the converter "
+        f"{format_size(state.durable)}{again}",
+    ]
+    if state.dirty is not None:
+        lines.append(f"written since {format_size(state.dirty)}, {format_size(state.churn)}/s")
+    if state.outlook:
+        lines.append(f"cut-over: {state.outlook}")
+    return [printable(line) for line in lines]

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import ClassVar
 
 from textual import work
@@ -12,12 +14,15 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
 from textual.widgets import Static
+from textual.worker import get_current_worker
 
 from agent import tools
 from agent.cli.progress import format_time
 from agent.job.folder import Job
 from agent.job.launch import Target, resume_job
 from agent.job.state import JobState
+from agent.tui.evidence import Evidence, evidence_lines, find_evidence
+from agent.tui.live import LIVE_MEDIUM
 from agent.tui.screens.question import Question
 from agent.tui.step import Step
 from p2v.model.command import printable
@@ -25,8 +30,8 @@ from p2v.model.errors import P2VError
 from p2v.model.units import format_size
 
 _READ_ERRORS = 20
-LIVE_MEDIUM = Path("/run/live/medium")
-"""Where live-boot mounts what it started from: there the system is ours to end."""
+_AGAIN_S = 5.0
+"""How often the converter is asked while it makes the machine."""
 _POWER = "End the live system? Type poweroff or reboot. This machine's disks were not changed."
 
 
@@ -40,6 +45,7 @@ class ResultStep(Step):
         Binding("r", "resume", "Resume"),
         Binding("n", "again", "New migration"),
         Binding("o", "power", "Power off/reboot"),
+        Binding("s", "shell", "Shell"),
         Binding("ctrl+x", "app.leave", "Quit", key_display="^X", priority=True),
     ]
 
@@ -51,8 +57,33 @@ class ResultStep(Step):
     def body(self) -> ComposeResult:
         """Yield the verdict and its grounds."""
         with VerticalScroll(can_focus=True):
-            text = "\n".join(printable(line) for line in result_lines(self._job))
-            yield Static(text, id="text", classes="text", markup=False)
+            yield Static("", id="text", classes="text", markup=False)
+
+    def on_mount(self) -> None:
+        """Show the verdict, and look for more evidence of a good one."""
+        self._show(None)
+        if self._state is not None and self._state.phase == "finished":
+            self.say("Asking what became of the guest ...")
+            self._look()
+
+    def _show(self, found: Evidence | None) -> None:
+        text = "\n".join(printable(line) for line in result_lines(self._job, found))
+        self.query_one("#text", Static).update(text)
+
+    @work(thread=True, exclusive=True)
+    def _look(self) -> None:
+        state, worker = self._state, get_current_worker()
+        while state is not None and not worker.is_cancelled:
+            found = find_evidence(state.target, state.migration, state.images)
+            self.app.call_from_thread(self._have, found)
+            if found.complete:
+                return
+            time.sleep(_AGAIN_S)
+
+    def _have(self, found: Evidence) -> None:
+        if self.is_attached:
+            self.say("")
+            self._show(found)
 
     @property
     def _resumable(self) -> bool:
@@ -75,40 +106,55 @@ class ResultStep(Step):
             self.fail(error)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Offer to end the system only where it is the live one."""
-        return (
-            LIVE_MEDIUM.exists() if action == "power" else super().check_action(action, parameters)
-        )
+        """Offer only what can be done here."""
+        if action in ("power", "shell"):
+            return LIVE_MEDIUM.exists()
+        if action == "resume":
+            return self._resumable
+        return super().check_action(action, parameters)
 
     @work
     async def action_power(self) -> None:
-        """Ask whether to power off or start anew; ^X leaves to a shell."""
+        """Ask whether to power off or start anew."""
         word = await self.app.push_screen_wait(Question(_POWER, ("poweroff", "reboot")))
         if word:
-            try:
-                tools.run(["systemctl", word])
-            except P2VError as error:
-                self.fail(error)
+            self.say("Ending this system ...")
+            self._end(word)
+
+    @work(thread=True, exclusive=True)
+    def _end(self, word: str) -> None:
+        try:
+            tools.run(["systemctl", word])
+        except P2VError as error:
+            self.app.call_from_thread(self.fail, error)
+
+    def action_shell(self) -> None:
+        """Give a shell; the wizard comes back when it ends."""
+        with self.app.suspend():
+            print("A shell; 'exit' goes back to the wizard.", flush=True)
+            subprocess.run([os.environ.get("SHELL", "/bin/sh"), "-l"], check=False)
 
     def action_again(self) -> None:
         """Start another migration."""
         self.wizard.start_over()
 
 
-def result_lines(job: Job) -> Iterator[str]:
+def result_lines(job: Job, found: Evidence | None = None) -> Iterator[str]:
     """Yield the verdict of a job, its grounds, and what to do next."""
     state = job.state()
     if state is None or not state.over:
         yield "THE MIGRATION'S PROCESS DIED"
         yield ""
         if state is not None and state.migration:
-            yield f"Migration {state.migration}: what was sent is kept, and can be resumed."
+            yield f"Migration {state.migration}: what was sent is kept."
+            yield "What to do: r resumes it; it sends only what the converter does not have."
+            yield ""
         yield "The end of its log:"
         yield from job.log_lines(12)
     elif state.failure is not None:
         yield from _failed(state)
     else:
-        yield from _finished(state)
+        yield from _finished(state, found)
 
 
 def _failed(state: JobState) -> Iterator[str]:
@@ -120,35 +166,49 @@ def _failed(state: JobState) -> Iterator[str]:
     yield failure.message
     if failure.hint:
         yield f"What to do: {failure.hint}"
-    if state.migration:
+    yield "This machine's disks were not changed."
+    if state.migration and state.discarded:
         yield ""
-        yield f"Migration {state.migration}: what was sent is kept unless it was discarded."
+        yield f"Migration {state.migration}: the converter has deleted what it had."
+    elif state.migration:
+        yield ""
+        yield f"Migration {state.migration}: what was sent is kept."
         yield "r resumes it; it sends only what the converter does not have."
 
 
-def _finished(state: JobState) -> Iterator[str]:
+def _finished(state: JobState, found: Evidence | None) -> Iterator[str]:
     bad = state.exit_code == _READ_ERRORS
     yield "DONE, WITH UNREADABLE SECTORS" if bad else "DONE"
     yield ""
-    yield f"Migration {state.migration} took {format_time(state.elapsed_s)}."
+    for note in state.notes if bad else ():
+        yield f"! {note}"
     yield (
-        f"{format_size(state.total)} of disks: {format_size(state.read)} read, "
-        f"{format_size(state.wire)} sent, {format_size(state.zero + state.same)} skipped."
+        f"{format_size(state.total)} of disks in {format_time(state.elapsed_s)}: "
+        f"{format_size(state.read)} read, {format_size(state.wire)} sent, "
+        f"{format_size(state.zero + state.same)} skipped."
     )
+    yield "Verified: every chunk was read back on the converter's disk and compared."
     if state.freeze_s is not None:
-        yield f"Its file systems were frozen for {state.freeze_s * 1000:.0f} ms at the end."
-    yield "Every chunk was verified on the converter's disk after it was written."
+        yield f"Freeze: the file systems were frozen for {state.freeze_s * 1000:.0f} ms."
+    if found is not None:
+        yield from evidence_lines(found, state.images)
     yield ""
-    yield "Images:"
+    yield f"Images of migration {state.migration}:"
     for image in state.images:
         yield f"  {image}"
-    if state.notes:
-        yield ""
-        yield "To know:"
-        for note in state.notes:
-            yield f"  {note}"
+    for note in () if bad else state.notes:
+        yield f"To know: {note}"
     yield ""
+    yield from _next_steps(found)
+
+
+def _next_steps(found: Evidence | None) -> Iterator[str]:
+    state = found.machine.get("state") if found is not None else ""
+    if state == "made":
+        yield "Next: look at the machine on its host before the old server is switched off."
+    else:
+        yield "Next: make a virtual machine of the images; 'p2v hosts deploy' and 'p2v script' do."
     yield (
-        "Next: attach the images to a virtual machine. Do not start the old server and the new "
-        "machine on one network at the same time: they have the same name and addresses."
+        "Never run the old server and the new machine on one network at the same time: they have "
+        "the same name and addresses."
     )

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The plan, its warnings to be accepted one by one, and the same as command and file."""
+"""The plan, its warnings to be accepted one by one, and the same as command, script and file."""
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import ClassVar
 
@@ -13,17 +14,22 @@ from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
 from textual.widgets import Static
 
+from agent.credentials import find_credentials
 from agent.job.launch import start_job
+from agent.stream.remote import Address, RemoteConverter
 from agent.tui.screens.question import Entry
 from agent.tui.step import Step
 from agent.tui.text import count, plan_lines
-from agent.tui.widgets import Pick, Rows
+from agent.tui.widgets import Pick, Rows, Tabs
 from p2v.model import planfile
 from p2v.model.command import printable
 from p2v.model.errors import P2VError
+from p2v.model.plan import Plan
 
 _CUTOVERS = ("cut over as soon as it has caught up", "wait, and cut over when told to")
-_VIEWS = ("summary", "command line", "plan file")
+_SUMMARY, _COMMAND, _SCRIPT, _FILE = range(4)
+_SHELLS = {"hyperv": "PowerShell"}
+"""What a hypervisor's script is for; a shell elsewhere."""
 
 
 class SummaryStep(Step):
@@ -33,13 +39,15 @@ class SummaryStep(Step):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("ctrl+n", "next", "START", key_display="^N", priority=True),
         Binding("space", "accept", "Accept warning", key_display="space"),
-        Binding("ctrl+w", "save", "Save plan", key_display="^W"),
+        Binding("ctrl+w", "save", "Save what is shown", key_display="^W"),
     ]
 
     def body(self) -> ComposeResult:
         """Yield the views of the plan and the warnings."""
         self._plan = self.draft.plan()
-        yield Pick(_VIEWS, id="view")
+        self._kind, self._script = self._usual_kind(), "Asking for the script ..."
+        name = f"{_SHELLS.get(self._kind, 'Shell')} script"
+        yield Tabs(("Summary", "Command line", name, "Plan file"), id="view")
         if self._plan.live:
             yield Pick(_CUTOVERS, int(self.draft.wait), id="cutover")
         with VerticalScroll(id="shown", can_focus=True):
@@ -52,24 +60,70 @@ class SummaryStep(Step):
         self._show_view()
         self._show_warnings()
         self.query_one("#warnings" if self._plan.warnings else "#view").focus()
+        self._ask_script()
 
-    @on(Pick.Changed, "#view")
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Offer to accept warnings where there are some."""
+        if action == "accept":
+            return bool(self._plan.warnings)
+        return super().check_action(action, parameters)
+
+    def _usual_kind(self) -> str:
+        return "hyperv" if self._plan.format == "vhdx" else "libvirt"
+
+    @work(thread=True, exclusive=True)
+    def _ask_script(self) -> None:
+        try:
+            kind, script = self._fetch_script(self._plan)
+        except P2VError as error:
+            kind, script = self._kind, f"There is no script: {error}\n{error.way_out}"
+        self.app.call_from_thread(self._have_script, kind, script)
+
+    def _fetch_script(self, plan: Plan) -> tuple[str, str]:
+        if not self.draft.target.server:
+            from p2v.script.make import make_plan_script, usual_kind
+
+            kind = usual_kind(plan.format)
+            return kind.value, make_plan_script(kind, plan)
+        address = Address.parse(self.draft.target.server)
+        with closing(RemoteConverter(address, find_credentials(address))) as converter:
+            return converter.script(plan)
+
+    def _have_script(self, kind: str, script: str) -> None:
+        self._kind, self._script = kind, script
+        if self.is_attached:
+            tabs = self.query_one("#view", Tabs)
+            name = f"{_SHELLS.get(kind, 'Shell')} script"
+            tabs.words = (*tabs.words[:_SCRIPT], name, *tabs.words[_SCRIPT + 1 :])
+            tabs.refresh(layout=True)
+            self._show_view()
+
+    @on(Tabs.Changed, "#view")
     def _show_view(self) -> None:
-        match self.query_one("#view", Pick).index:
+        lines = self._shown().splitlines()
+        self.query_one("#text", Static).update("\n".join(map(printable, lines)))
+        self.query_one("#shown").scroll_home(animate=False)
+
+    def _shown(self) -> str:
+        match self.query_one("#view", Tabs).index:
             case 0:
-                text = "\n".join(plan_lines(self.draft, self._plan))
+                return "\n".join(plan_lines(self.draft, self._plan))
             case 1:
-                text = "The same without this wizard, with the plan saved by ^W:\n\n  " + printable(
-                    self.draft.command(f"{self._plan.name}.toml")
+                return (
+                    "The same without this wizard:\n\n"
+                    f"{self.draft.command()}\n\n"
+                    "or, with the plan that ^W saves on the tab 'Plan file':\n\n"
+                    f"{self.draft.replay(f'{self._plan.name}.toml')}\n"
                 )
+            case 2:
+                return self._script
             case _:
-                lines = planfile.dump(self._plan).splitlines()
-                text = "\n".join(printable(line) for line in lines)
-        self.query_one("#text", Static).update(text)
+                return planfile.dump(self._plan)
 
     @on(Pick.Changed, "#cutover")
     def _take_cutover(self, event: Pick.Changed) -> None:
         self.draft.wait = bool(event.pick.index)
+        self._show_view()
 
     def _show_warnings(self) -> None:
         warnings = self._plan.warnings
@@ -102,17 +156,24 @@ class SummaryStep(Step):
 
     @work
     async def action_save(self) -> None:
-        """Save the plan as a file."""
-        name = f"{Path.cwd() / self._plan.name}.toml"
-        chosen = await self.app.push_screen_wait(Entry("Save the plan as:", name))
+        """Save what is shown as a file; on the summary that is the plan."""
+        view = self.query_one("#view", Tabs).index
+        text = planfile.dump(self._plan) if view == _SUMMARY else self._shown()
+        script = "ps1" if self._kind == "hyperv" else "sh"
+        what, ending = {
+            _COMMAND: ("command line", "txt"),
+            _SCRIPT: ("script", script),
+        }.get(view, ("plan", "toml"))
+        name = f"{Path.cwd() / self._plan.name}.{ending}"
+        chosen = await self.app.push_screen_wait(Entry(f"Save the {what} as:", name))
         if not chosen:
             return
         try:
-            Path(chosen).expanduser().write_text(planfile.dump(self._plan), encoding="utf-8")
+            Path(chosen).expanduser().write_text(text, encoding="utf-8")
         except OSError as error:
             self.say(f"{chosen} cannot be written: {error.strerror}.", error=True)
             return
-        self.say(f"The plan is in {chosen}.")
+        self.say(f"The {what} is in {chosen}.")
 
     def action_next(self) -> None:
         """Start the migration, once all warnings are accepted."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterator
+from contextlib import closing
 from typing import ClassVar
 
 from textual import on, work
@@ -13,22 +14,26 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, VerticalScroll
 from textual.widgets import Input, Label, Static
 
+from agent.credentials import find_credentials
+from agent.stream.remote import Address, RemoteConverter
 from agent.tui.draft import parse_cpus, parse_memory, parse_name
 from agent.tui.step import Step
-from agent.tui.widgets import Field, Parses, Pick
+from agent.tui.widgets import Field, NetworkField, Parses, Pick
+from agent.vm import parse_network
 from p2v.model.command import printable
-from p2v.model.errors import UsageError
+from p2v.model.errors import P2VError, UsageError
 from p2v.model.machine import FirmwareKind
 from p2v.model.plan import ImageFormat
 from p2v.model.units import GiB
-from p2v.model.vm import VmNic
+from p2v.model.vm import SecureBoot, VmNic
 
-_FORMATS = (
+FORMATS = (
     ("vhdx (Hyper-V)", ImageFormat.VHDX, False),
     ("qcow2 (KVM)", ImageFormat.QCOW2, False),
     ("qcow2, compressed", ImageFormat.QCOW2, True),
     ("raw", ImageFormat.RAW, False),
 )
+_CONVERT = ("make it start as a virtual machine", "leave it as it is")
 _BLINK_S = 5
 
 
@@ -45,7 +50,7 @@ class VmStep(Step):
         plan, draft = self.draft.plan(), self.draft
         vm = plan.vm
         assert vm is not None  # noqa: S101 - make_plan always gives one
-        chosen = [(image, small) for _, image, small in _FORMATS].index(
+        chosen = [(image, small) for _, image, small in FORMATS].index(
             (draft.format, draft.compress)
         )
         with VerticalScroll(can_focus=False):
@@ -61,25 +66,66 @@ class VmStep(Step):
                 yield Field(memory, id="memory", validators=[Parses(parse_memory)])
             with Horizontal(classes="field"):
                 yield Label("Disk format", classes="label")
-                yield Pick([name for name, _, _ in _FORMATS], chosen, id="format")
+                yield Pick([name for name, _, _ in FORMATS], chosen, id="format")
+            with Horizontal(classes="field"):
+                yield Label("Guest", classes="label")
+                yield Pick(_CONVERT, int(not draft.convert), id="convert")
             generation = 1 if vm.firmware is FirmwareKind.BIOS else 2
+            secure = "" if vm.secure_boot is SecureBoot.OFF else ", Secure Boot on"
             yield Static(
-                f"Firmware: {vm.firmware.upper()}, as the machine has it "
-                f"(Hyper-V: generation {generation}).",
+                f"{vm.firmware.upper()}{secure}, as the machine has it: on Hyper-V generation "
+                f"{generation}.",
+                classes="text help",
+            )
+            yield Static(
+                "Networks on the host, as LAN or LAN:20 with a VLAN; empty: not connected",
                 classes="title",
             )
-            yield Static("Networks on the host, by name; empty: not connected", classes="title")
+            names = Static("", id="names", classes="text", markup=False)
+            names.display = False
+            yield names
             yield from self._nics(vm.nics)
 
     def _nics(self, nics: tuple[VmNic, ...]) -> Iterator[Horizontal | Static]:
         if not nics:
             yield Static("(this machine has no network card)")
+        found = {nic.name: nic for nic in self.draft.found.nics}
         for number, nic in enumerate(nics):
-            addresses = next((n.addresses for n in self.draft.found.nics if n.name == nic.name), ())
-            yield Static(printable(f"{nic.name}  {nic.mac}  {' '.join(addresses)}"))
+            facts = found.get(nic.name)
+            speed = f"{facts.speed} Mbit/s" if facts is not None and facts.speed else "no link"
+            addresses = " ".join(facts.addresses) if facts is not None else ""
+            yield Static(printable(f"{nic.name}  {nic.mac}  {speed}  {addresses}").rstrip())
             label = Label("  network", classes="label")
-            field = Field(nic.network, id=f"nic{number}", name=nic.name)
+            parse = [Parses(parse_network)]
+            text = self.draft.networks.get(nic.name, "")
+            field = NetworkField(text, id=f"nic{number}", name=nic.name, validators=parse)
             yield Horizontal(label, field, classes="field")
+
+    def on_mount(self) -> None:
+        """Ask the converter which networks its hosts have."""
+        self._networks: tuple[str, ...] = ()
+        if self.draft.target.server:
+            self._ask()
+
+    @work(thread=True, group="networks")
+    def _ask(self) -> None:
+        address = Address.parse(self.draft.target.server)
+        try:
+            with closing(RemoteConverter(address, find_credentials(address))) as converter:
+                names = tuple(converter.networks())
+        except P2VError:
+            return  # the next screen asks again, and says what is wrong
+        self.app.call_from_thread(self._know, names)
+
+    def _know(self, names: tuple[str, ...]) -> None:
+        self._networks = names
+        if names and self.is_attached:
+            text = f"The hosts have: {', '.join(names)}. Down and up take one."
+            line = self.query_one("#names", Static)
+            line.update(printable(text))
+            line.display = True
+            for field in self.query(NetworkField):
+                field.known = names
 
     @on(Input.Changed)
     def _keep(self, event: Input.Changed) -> None:
@@ -97,10 +143,17 @@ class VmStep(Step):
                 self.draft.memory = parse_memory(value)
             case _:
                 self.draft.networks[event.input.name or ""] = value.strip()
+                network, _ = parse_network(value)
+                if network and self._networks and network not in self._networks:
+                    self.say(f"No host has a network '{network}': none could take the machine.")
 
     @on(Pick.Changed, "#format")
     def _take_format(self, event: Pick.Changed) -> None:
-        _, self.draft.format, self.draft.compress = _FORMATS[event.pick.index]
+        _, self.draft.format, self.draft.compress = FORMATS[event.pick.index]
+
+    @on(Pick.Changed, "#convert")
+    def _take_convert(self, event: Pick.Changed) -> None:
+        self.draft.convert = event.pick.index == 0
 
     @on(Input.Submitted)
     def _go_on(self) -> None:

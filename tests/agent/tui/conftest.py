@@ -58,6 +58,7 @@ def wizard():
         found = load(machine) if isinstance(machine, str) else machine
         app = Wizard(Terminal(ascii=True), **more)
         app.look = lambda: replace(found)
+        app.listen = app.measure = False
         return app
 
     return make

@@ -18,8 +18,8 @@ from agent.tui.screens.progress import ProgressStep
 from agent.tui.screens.result import ResultStep
 from agent.tui.screens.summary import SummaryStep
 from agent.tui.step import Step
-from p2v.model.host import HypervisorKind
-from p2v.model.rating import Goal, Improvement, Rating, Reason, Resource, Term, ZeroReason
+from p2v.model.host import HostFacts, HostLoad, HostNetwork, HostStorage, HypervisorKind
+from p2v.placement.rate import Candidate, rank
 from tests.agent.tui.conftest import MACHINES, SIZES, check_snapshot, load, screen_text
 
 NAMES = sorted(path.stem for path in MACHINES.glob("*.json"))
@@ -281,34 +281,33 @@ def test_a_plan_is_saved_and_a_folder_that_is_not_there_is_said(wizard, draft, t
     run(go())
 
 
-RATINGS = (
-    Rating(
-        "hv01", HypervisorKind.HYPERV, ("Basel", "cluster1"), Goal.BALANCE, 4.5, 4.4,
-        terms=(
-            Term(Resource.CPU, 20, 5, 100, 10, "%", 0.72, 0.25, 4.3, "20 % used, 5 % added"),
-            Term(Resource.MEMORY, 1, 1, 4, 0, "bytes", 0.5, 0.25, 4.5, "128 GiB of 512 GiB used"),
-        ),
-        improvements=(Improvement("+64 GiB memory", 5.0),), age_s=95.0, samples=6,
-    ),
-    Rating(
-        "hv02", HypervisorKind.HYPERV, ("Basel", "cluster1"), Goal.BALANCE, 0, 0,
-        reasons=(
-            ZeroReason(Reason.MEMORY, "62.0 GiB of memory are needed, 8.0 GiB are free."),
-            ZeroReason(Reason.NETWORK, "There is no network 'dmz'."),
-        ),
-    ),
-)  # fmt: skip
+def host(name: str, group: tuple[str, ...], **more) -> HostFacts:
+    facts = {"cpus": 32, "memory": 256 * GiB, "networks": (HostNetwork("LAN"),)}
+    place = HostStorage("D:\\VMs", 4096 * GiB)
+    return HostFacts(name, HypervisorKind.HYPERV, group=group, storages=(place,), **(facts | more))
+
+
+HOSTS = (
+    host("hv01", ("Basel", "cluster1"), load=HostLoad(20.0, 64 * GiB)),
+    host("hv02", ("Basel", "cluster1"), memory=32 * GiB, networks=()),
+    host("hv03", ("Bern",), load=HostLoad(70.0, 128 * GiB)),
+)
 
 
 @sizes
 def test_hosts_with_their_stars_and_reasons(wizard, draft, size, monkeypatch):
-    monkeypatch.setattr(HostStep, "_ask", lambda self: self._rated(RATINGS))
+    def ask(self):
+        self._rated(rank(self.draft.plan(), [Candidate(h, age_s=95.0, samples=6) for h in HOSTS]))
+
+    monkeypatch.setattr(HostStep, "_ask", ask)
 
     async def go():
-        app = wizard(draft=draft())
+        ready = draft()
+        ready.networks = {nic.name: "LAN" for nic in ready.plan().vm.nics}
+        app = wizard(draft=ready)
         async with app.run_test(size=size) as pilot:
             await show(pilot, HostStep, 4)
-            await pilot.press("down", "space")
+            await pilot.press("space")
             await pilot.pause()
             assert app.draft.host == "hv01" and app.draft.plan().vm.create
             check_snapshot(app, "5-host")
@@ -316,7 +315,7 @@ def test_hosts_with_their_stars_and_reasons(wizard, draft, size, monkeypatch):
             await pilot.pause()
             assert app.draft.host == "hv01"
             check_snapshot(app, "5-host-refused")
-            await pilot.press("up", "up", "space")
+            await pilot.press("home", "space")
             await pilot.pause()
             assert app.draft.host == "" and not app.draft.plan().vm.create
 
@@ -328,7 +327,7 @@ def test_a_machine_in_use_is_copied_live_and_may_wait_for_the_cut_over(wizard, d
         app = wizard(draft=draft("live-and-busy"))
         async with app.run_test(size=(80, 24)) as pilot:
             await show(pilot, DisksStep, 2)
-            assert app.draft.plan().live and "live: they are in use" in screen_text(app)
+            assert app.draft.plan().live and "Live, because /boot, / are in use" in screen_text(app)
             await pilot.press("l")
             await pilot.pause()
             assert not app.draft.plan().live and "IN USE" in screen_text(app)
