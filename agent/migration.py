@@ -62,6 +62,7 @@ PASSES = ("full", "compare", "delta", "warm", "final")
 FOLLOWED = ("full", "compare", "delta", "warm", "waiting")
 """Phases in which what is written to the disks will be sent again."""
 LOOK_S = 1.0
+VERIFYING = MigrationState.VERIFYING.value
 WAITING = "waiting"
 """What a live capture does until its cut-over."""
 MAX_PASSES = 3
@@ -421,7 +422,10 @@ class _Run:
         """Return the migration once it is finished, failed or waits for chunks."""
         while True:
             migration = self._patiently(partial(self._converter.get, self._id))
-            self._tell(migration.state.value, self._captured.total, counters, migration.problem)
+            done, total = self._captured.total, self._captured.total
+            if migration.state is MigrationState.VERIFYING and migration.verified[1]:
+                done, total = migration.verified
+            self._tell(migration.state.value, done, counters, migration.problem, total)
             if migration.state.final or migration.state is MigrationState.PAUSED:
                 return migration
             time.sleep(POLL_S / 4)

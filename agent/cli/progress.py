@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
-from agent.migration import PASSES, WAITING
+from agent.migration import PASSES, VERIFYING, WAITING
 from agent.migration import Progress as State
 from p2v.model.units import format_size
 
@@ -196,6 +196,8 @@ def figures(state: State, rate: float, left: float | None) -> str:
     counters = state.counters
     if state.phase == WAITING and state.outlook is not None:
         return f"{format_size(state.outlook.churn)}/s written, cut over when you like"
+    if state.phase == VERIFYING:
+        return f"{format_size(rate)}/s eta {format_time(left)}"
     if state.phase not in PASSES:
         return f"{format_size(state.total)} received"
     parts = [f"{format_size(rate)}/s", f"eta {format_time(left)}"]

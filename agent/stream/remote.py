@@ -377,10 +377,15 @@ def _migration(document: dict[str, Any]) -> Migration:
             problem=str(document.get("problem", "")),
             problem_code=str(document.get("problem_code", "")),
             images=tuple(str(path) for path in document.get("images", ())),
+            verified=_verified(document.get("progress", {})),
             report=dict(document.get("report", {})),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise ProtocolError(problem=f"the converter's migration can't be read ({error})") from None
+
+
+def _verified(progress: dict[str, Any]) -> tuple[int, int]:
+    return int(progress.get("verified_bytes", 0)), int(progress.get("verify_bytes", 0))
 
 
 def _root(error: Exception) -> str:

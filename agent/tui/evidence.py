@@ -17,6 +17,7 @@ from agent.credentials import find_credentials
 from agent.stream.remote import Address, RemoteConverter
 from p2v.model.errors import P2VError
 
+_STARTED = ("login", "passphrase", "graphical-screen")
 _LINES = 6
 """Of what a rehearsal saw last."""
 
@@ -27,6 +28,18 @@ class Evidence:
 
     conversion: dict[str, Any] = field(default_factory=dict)
     machine: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def shortfall(self) -> str:
+        """What was wanted and did not come to be, in capitals; "" if all did."""
+        if self.machine.get("state") == "failed":
+            return "NO MACHINE WAS MADE"
+        if self.conversion.get("verdict") in ("refused", "failed"):
+            return "THE GUEST IS NOT READY"
+        seen = self.conversion.get("rehearsal")
+        if isinstance(seen, dict) and seen.get("verdict") not in _STARTED:
+            return "ITS REHEARSAL DID NOT END AT A LOGIN"
+        return ""
 
     @property
     def complete(self) -> bool:
@@ -61,16 +74,16 @@ def _beside(images: Sequence[str]) -> dict[str, Any]:
     return {}
 
 
-def evidence_lines(found: Evidence, images: Sequence[str]) -> Iterator[str]:
+def evidence_lines(found: Evidence) -> Iterator[str]:
     """Yield the evidence in words: the guest, its rehearsal, its machine."""
     yield from _guest(found.conversion)
-    yield from _rehearsal(found.conversion, images)
+    yield from _rehearsal(found.conversion)
     yield from _machine(found.machine)
 
 
 def _guest(report: dict[str, Any]) -> Iterator[str]:
     if not report:
-        yield "Guest: not converted. 'p2v convert' prepares one that is to start in a machine."
+        yield "Guest: not converted ('p2v convert IMAGE' on the converter does it)."
         return
     edits, checks = _list(report, "edits"), _list(report, "checks")
     passed = sum(bool(check.get("passed")) for check in checks)
@@ -83,11 +96,10 @@ def _guest(report: dict[str, Any]) -> Iterator[str]:
         yield f"  ! {problem.get('message', '')} {problem.get('action', '')}".rstrip()
 
 
-def _rehearsal(report: dict[str, Any], images: Sequence[str]) -> Iterator[str]:
+def _rehearsal(report: dict[str, Any]) -> Iterator[str]:
     seen = report.get("rehearsal")
     if not isinstance(seen, dict):
-        image = images[0] if images else "IMAGE"
-        yield f"Rehearsal: none yet; 'p2v rehearse {image}' shows whether it starts."
+        yield "Rehearsal: none yet ('p2v rehearse IMAGE' there shows whether it starts)."
         return
     yield f"Rehearsal: {seen.get('verdict', '?')}. {seen.get('text', '')}".rstrip()
     for line in (seen.get("evidence") or [])[-_LINES:]:

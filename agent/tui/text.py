@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from agent.cli.progress import format_time
 from agent.job.state import JobState
+from agent.migration import VERIFYING
 from agent.plan import partition_name
 from agent.preflight.finding import Finding, Level
 from agent.tui.draft import Draft
@@ -92,7 +93,8 @@ def disk_line(
     model = " ".join(part for part in (disk.model, disk.transport) if part)
     whole = next((part for part in disk.partitions if not part.number), None)
     if whole is None:
-        return printable(f"{head} {disk.table:<11} {model}").rstrip()
+        table = "no table" if disk.table == "none" else disk.table
+        return printable(f"{head} {table:<11} {model}").rstrip()
     where = whole.mount_point or whole.label or model
     return printable(f"{head} {_holds(whole):<11} {_used(whole, glyphs, width)} {where}").rstrip()
 
@@ -177,7 +179,7 @@ PASSES = {
 STAGES = {
     "starting": "Starting: the disks are opened.",
     "waiting": "Up to date, and kept so until it is cut over.",
-    "verifying": "All was sent. The converter reads the images back and compares them.",
+    "verifying": "All is sent. The converter reads it back and compares.",
     "committing": "The converter finishes the images and prepares the guest: some minutes.",
     "finished": "Finished.",
 }
@@ -186,9 +188,11 @@ STAGES = {
 
 def progress_line(state: JobState) -> str:
     """Return where a job stands as one line."""
+    percent = 100 * state.done // state.total if state.total else 0
+    if state.phase == VERIFYING and state.eta_s is not None:
+        return f"{STAGES[VERIFYING]} {percent} %, {format_time(state.eta_s)} left"
     if state.over or state.phase not in PASSES:
         return STAGES.get(state.phase, state.phase)
-    percent = 100 * state.done // state.total if state.total else 0
     return (
         f"{PASSES[state.phase]}, {percent} %: {format_size(state.done)} of "
         f"{format_size(state.total)}, {format_size(state.rate)}/s, {format_time(state.eta_s)} left"

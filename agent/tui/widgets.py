@@ -138,7 +138,7 @@ class Pick(Widget, can_focus=True):
         Binding("left", "move(-1)", show=False),
         Binding("right,space", "move(1)", "Change", key_display="space"),
     ]
-    index: reactive[int] = reactive(0)
+    index: reactive[int] = reactive(0, layout=True)
 
     class Changed(Message):
         """Another word was picked."""

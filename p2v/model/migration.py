@@ -43,5 +43,7 @@ class Migration:
     """The `code` of the error behind `problem`."""
     images: tuple[str, ...] = ()
     """Paths of the images on the converter, in the order of the plan's disks."""
+    verified: tuple[int, int] = (0, 0)
+    """While it is verifying: bytes that were read back, and all that are to be; (0, 0) unknown."""
     report: dict[str, Any] = field(default_factory=dict)
     """What the agent said at the end: unreadable ranges, skipped partitions, figures."""

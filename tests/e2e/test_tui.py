@@ -98,20 +98,23 @@ def record(term: str, name: str, screen: str) -> None:
         (CAPTURES / f"{term}-{name}.txt").write_text(screen.rstrip() + "\n")
 
 
-def to_the_summary(terminal: Terminal, term: str, converter) -> None:
+def to_the_machine(terminal: Terminal, term: str, converter) -> None:
+    """Go from the first screen to that of the virtual machine."""
     record(term, "1-converter", terminal.wait("space Change"))
-    address = f"127.0.0.1:{converter.port}"
     terminal.keys("Tab")
-    terminal.type(address)
-    terminal.wait(address)
+    terminal.type(f"127.0.0.1:{converter.port}")
     terminal.keys("Tab")
     terminal.type(converter.code())
     terminal.keys("C-n")
     record(term, "2-machine", terminal.wait("Findings: "))
     terminal.keys("C-n")
-    record(term, "3-disks", terminal.wait("1 disk, 64.0 MiB"))
+    record(term, "3-disks", terminal.wait("64.0 MiB to read: about"))
     terminal.keys("C-n")
     record(term, "4-vm", terminal.wait("Processors"))
+
+
+def to_the_summary(terminal: Terminal, term: str, converter) -> None:
+    to_the_machine(terminal, term, converter)
     terminal.keys("C-n")
     record(term, "5-host", terminal.wait("The converter knows no hosts"))
     terminal.keys("Escape")
@@ -122,33 +125,39 @@ def to_the_summary(terminal: Terminal, term: str, converter) -> None:
     record(term, "6-summary", terminal.wait(r"\^N starts the migration"))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("term", ["linux", "vt220"])
+def start(screen: Terminal, term: str, converter, disk: Path, limit: str) -> None:
+    screen.start("--disk", disk, "--bwlimit", limit)
+    to_the_summary(screen, term, converter)
+    screen.keys("C-n")
+
+
+def is_whole(converter, disk: Path) -> bool:
+    (migration,) = converter.migrations()
+    assert migration["state"] == "finished"
+    return compare_images(disk, Path(migration["images"][0])).same
+
+
+@pytest.mark.parametrize("term", ["linux", pytest.param("vt220", marks=pytest.mark.slow)])
 def test_from_the_first_key_to_an_image(term, terminal, converter, disk):
     screen = terminal(term)
     screen.start("--disk", disk, "--bwlimit", "16M")
     to_the_summary(screen, term, converter)
     assert screen.screen().isascii()
     screen.keys("C-n")
-    record(term, "7-progress", screen.wait(r"\d+ %: .* of 64.0 MiB|verifying"))
-    done = screen.wait("DONE")
+    record(term, "7-progress", screen.wait(r"\d+ %: .* of 64.0 MiB|reads it back"))
+    done = screen.wait("DONE(?s:.*)Rehearsal: none yet")
     record(term, "8-result", done)
-    assert done.isascii() and "verified" in done
-    (migration,) = converter.migrations()
-    assert migration["state"] == "finished"
-    assert compare_images(disk, Path(migration["images"][0])).same
+    assert done.isascii() and "Verified: " in done
+    assert is_whole(converter, disk)
     screen.keys("C-x")
     screen.wait("ended with 0")
 
 
-@pytest.mark.slow
 def test_a_killed_wizard_does_not_end_the_migration_and_a_new_one_shows_it(
     terminal, converter, disk
 ):
     screen = terminal("linux")
-    screen.start("--disk", disk, "--bwlimit", "1M")
-    to_the_summary(screen, "kill", converter)
-    screen.keys("C-n")
+    start(screen, "kill", converter, disk, "1M")
     screen.wait("at most 1.0 MiB/s")
     screen.end()
     (job,) = list_jobs()
@@ -159,23 +168,20 @@ def test_a_killed_wizard_does_not_end_the_migration_and_a_new_one_shows_it(
     again.start()
     again.wait(r"\d+ %: ")
     again.type("p")
-    again.wait("Paused. p goes on")
+    record("kill", "7-attached", again.wait("Paused. p goes on"))
     again.type("t")
     again.wait("At most so many bytes")
     again.type("0")
     again.keys("Enter")
     again.type("p")
     again.wait("DONE")
-    (migration,) = converter.migrations()
-    assert compare_images(disk, Path(migration["images"][0])).same
+    assert is_whole(converter, disk)
 
 
 @pytest.mark.slow
 def test_a_stopped_migration_is_resumed_from_the_result(terminal, converter, disk):
     screen = terminal("linux")
-    screen.start("--disk", disk, "--bwlimit", "4M")
-    to_the_summary(screen, "stop", converter)
-    screen.keys("C-n")
+    start(screen, "stop", converter, disk, "4M")
     screen.wait(r"\d+ %: ")
     screen.type("k")
     screen.wait("Stop this migration")
@@ -188,8 +194,78 @@ def test_a_stopped_migration_is_resumed_from_the_result(terminal, converter, dis
     screen.wait("STOPPED")
     screen.type("r")
     screen.wait("DONE")
-    (migration,) = converter.migrations()
-    assert compare_images(disk, Path(migration["images"][0])).same
+    assert is_whole(converter, disk)
+
+
+@pytest.mark.slow
+def test_a_converter_that_dies_in_the_middle_is_waited_for(terminal, converter, disk):
+    screen = terminal("linux")
+    start(screen, "dies", converter, disk, "4M")
+    screen.wait(r"[1-9]\d* %: ")
+    converter.kill()
+    record("dies", "7-waiting", screen.wait("Waiting: No converter answers"))
+    converter.start()
+    done = screen.wait("DONE")
+    assert "Error" not in done
+    assert is_whole(converter, disk)
+
+
+@pytest.mark.slow
+def test_a_disk_that_vanishes_before_the_start_is_named_with_a_way_out(terminal, converter, disk):
+    screen = terminal("linux")
+    screen.start("--disk", disk)
+    to_the_summary(screen, "gone", converter)
+    disk.unlink()
+    screen.keys("C-n")
+    said = screen.wait("NOT DONE")
+    record("gone", "8-result", said)
+    assert "web01.img" in said and "What to do: " in said and "Traceback" not in said
+    assert converter.migrations() == []
+
+
+HOSTS = """
+[[hosts]]
+name = "hv1"
+hypervisor = "hyperv"
+cpus = 512
+memory = 1125899906842624
+group = ["Berlin", "cluster-a"]
+storages = [{ name = "D:\\\\VMs", free = 536870912000 }]
+networks = [{ name = "LAN" }]
+
+[[hosts]]
+name = "hv2"
+hypervisor = "hyperv"
+cpus = 4
+memory = 1073741824
+maintenance = true
+"""
+
+
+@pytest.mark.slow
+def test_a_host_that_refuses_is_said_before_and_after(terminal, converter, disk, tmp_path):
+    """The host is known from a file only: it has stars, and making a machine on it fails."""
+    file = tmp_path / "hosts.toml"
+    file.write_text(HOSTS)
+    converter.p2v("hosts", "add", "lab", "--kind", "static", "--address", file)
+    screen = terminal("linux")
+    screen.start("--disk", disk)
+    to_the_machine(screen, "host", converter)
+    screen.keys("C-n")
+    shown = screen.wait(r"hv1: \d")
+    record("host", "5-host", shown)
+    assert "Berlin / cluster-a" in shown and "-----  hv2" in shown
+    screen.keys("End", "Space")
+    record("host", "5-refused", screen.wait("Error: hv2 cannot take it"))
+    screen.keys("Home", "Down", "Down", "Space")
+    screen.wait(r"\(x\) .* hv1")
+    screen.keys("C-n")
+    screen.wait("Made on the host hv1")
+    screen.keys("C-n")
+    done = screen.wait("DONE, BUT NO MACHINE WAS MADE")
+    record("host", "8-result", done)
+    assert "Taken back: nothing was there" in done
+    assert is_whole(converter, disk)
 
 
 @pytest.mark.slow
@@ -199,13 +275,13 @@ def test_a_wrong_code_and_a_converter_that_is_not_there_are_sentences(terminal, 
     screen.wait("space Change")
     screen.keys("Tab")
     screen.type("127.0.0.1:9")
-    screen.wait("127.0.0.1:9")
     screen.keys("Tab")
     screen.type("7QK-3M9-X4T")
     screen.keys("C-n")
-    screen.wait("No converter answers at https://127.0.0.1:9")
+    record("wrong", "1-unreachable", screen.wait("No converter answers at https://127.0.0.1:9"))
     screen.keys("BTab", "C-u")
     screen.type(f"127.0.0.1:{converter.port}")
     screen.keys("C-n")
     said = screen.wait("Error: Pairing with")
+    record("wrong", "1-code", said)
     assert "Run 'p2v pair'" in said and "Traceback" not in said

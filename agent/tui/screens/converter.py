@@ -78,7 +78,9 @@ class ConverterStep(Step):
                 yield Label("Pairing code", classes="label")
                 yield Field(id="code", validators=[Parses(_parse_code)], placeholder="7QK-3M9-X4T")
             yield Static(_HELP, classes="text help")
-            yield Static("", id="own", classes="text", markup=False)
+            own = Static("", id="own", classes="text", markup=False)
+            own.display = LIVE_MEDIUM.exists()
+            yield own
             yield Static("", id="heading", classes="title")
             yield Rows(id="known")
         with Vertical(id="here"):
@@ -142,7 +144,9 @@ class ConverterStep(Step):
     def _show_known(self) -> None:
         lines = [printable(f"{address:<30}  {about}") for address, about in self._known.items()]
         heading = (
-            "Converters known here; Enter takes one:" if lines else "No converter is known yet."
+            "Converters found, or known here; Enter takes one:"
+            if lines
+            else "No converter is known here, and none was found yet on this network."
         )
         if not lines and self.wizard.listen:
             heading = "No converter has announced itself yet; type its address above."

@@ -104,7 +104,8 @@ class DisksStep(Step):
         if found is None:
             return f"about {read} to read"
         rate = format_size(found.rate)
-        return f"{read} to read: about {format_time(found.seconds)} ({found.by}: {rate}/s)"
+        time = format_time(max(1.0, found.seconds))
+        return f"{read} to read: about {time} ({found.by}: {rate}/s)"
 
     def _mode(self, plan: Plan) -> str:
         used = [

@@ -171,7 +171,7 @@ class NetworkStep(Step):
             interface=name or self._cards[0].name, ip=",".join([own, *others]), vlan=vlan
         )
 
-    @work(thread=True, exclusive=True)
+    @work(thread=True, exclusive=True, group="apply")
     def _apply(self, settings: Settings) -> None:
         try:
             network.replace(settings)

@@ -63,6 +63,7 @@ class ProgressStep(Step):
         super().__init__()
         self._job = job
         self._state: JobState | None = None
+        self._status: tuple[str, str, bool, bool] | None = None
         self._sent: dict[str, str | Text] = {}
         self._began = time.monotonic()
 
@@ -111,12 +112,25 @@ class ProgressStep(Step):
         if not slow:
             room = max(1, self.query_one("#log").size.height)
             self._set("#log", "\n".join(printable(x) for x in self._job.log_lines(room)))
+        self._say_status(state)
+
+    def _say_status(self, state: JobState) -> None:
+        """Say why it stands still; what a key was answered stays until something changes."""
+        status = (state.phase, state.problem, state.paused, bool(state.outlook))
+        if status == self._status:
+            return
+        self._status = status
         if state.problem:
             self.say(f"Waiting: {state.problem}")
-        elif state.paused:
-            self.say("Paused. p goes on.")
         else:
-            self.say("")
+            self.say("Paused. p goes on." if state.paused else "")
+        self.refresh_bindings()
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Offer to cut over only what is live."""
+        if action == "cut_over":
+            return self._state is not None and bool(self._state.outlook)
+        return super().check_action(action, parameters)
 
     def _set(self, selector: str, text: str | Text) -> None:
         """Update a line if it changed: a serial line is not sent what it shows already."""
@@ -188,8 +202,7 @@ class ProgressStep(Step):
     async def action_cut_over(self) -> None:
         """Ask whether to freeze and finish now."""
         state = self._state
-        if state is None or not state.outlook:
-            self.say("There is no cut-over: this migration is not live, or still copies.")
+        if state is None:
             return
         text = f"{_CUT_OVER}\n\nExpected now: {state.outlook}"
         if await self.app.push_screen_wait(Question(text, ("cutover",))):

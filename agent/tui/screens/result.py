@@ -178,7 +178,8 @@ def _failed(state: JobState) -> Iterator[str]:
 
 def _finished(state: JobState, found: Evidence | None) -> Iterator[str]:
     bad = state.exit_code == _READ_ERRORS
-    yield "DONE, WITH UNREADABLE SECTORS" if bad else "DONE"
+    short = found.shortfall if found is not None else ""
+    yield "DONE" + ", WITH UNREADABLE SECTORS" * bad + (f", BUT {short}" if short else "")
     yield ""
     for note in state.notes if bad else ():
         yield f"! {note}"
@@ -191,7 +192,7 @@ def _finished(state: JobState, found: Evidence | None) -> Iterator[str]:
     if state.freeze_s is not None:
         yield f"Freeze: the file systems were frozen for {state.freeze_s * 1000:.0f} ms."
     if found is not None:
-        yield from evidence_lines(found, state.images)
+        yield from evidence_lines(found)
     yield ""
     yield f"Images of migration {state.migration}:"
     for image in state.images:

@@ -22,7 +22,7 @@ from agent.tui.widgets import Field, NetworkField, Parses, Pick
 from agent.vm import parse_network
 from p2v.model.command import printable
 from p2v.model.errors import P2VError, UsageError
-from p2v.model.machine import FirmwareKind
+from p2v.model.machine import FirmwareKind, Nic
 from p2v.model.plan import ImageFormat
 from p2v.model.units import GiB
 from p2v.model.vm import SecureBoot, VmNic
@@ -92,7 +92,7 @@ class VmStep(Step):
         found = {nic.name: nic for nic in self.draft.found.nics}
         for number, nic in enumerate(nics):
             facts = found.get(nic.name)
-            speed = f"{facts.speed} Mbit/s" if facts is not None and facts.speed else "no link"
+            speed = _link(facts) if facts is not None else ""
             addresses = " ".join(facts.addresses) if facts is not None else ""
             yield Static(printable(f"{nic.name}  {nic.mac}  {speed}  {addresses}").rstrip())
             label = Label("  network", classes="label")
@@ -104,6 +104,7 @@ class VmStep(Step):
     def on_mount(self) -> None:
         """Ask the converter which networks its hosts have."""
         self._networks: tuple[str, ...] = ()
+        self._first = {field.id: field.value for field in self.query(Input)}
         if self.draft.target.server:
             self._ask()
 
@@ -134,6 +135,8 @@ class VmStep(Step):
             self.say(result.failure_descriptions[0], error=True)
             return
         self.say("")
+        if self._first.pop(event.input.id, None) == value:
+            return  # a field tells of what it was filled with; rounded, that is no choice
         match event.input.id:
             case "name":
                 self.draft.name = parse_name(value)
@@ -194,3 +197,9 @@ class VmStep(Step):
             self.fail(error)
             return False
         return True
+
+
+def _link(nic: Nic) -> str:
+    if nic.speed:
+        return f"{nic.speed} Mbit/s"
+    return "up" if nic.up else "down"

@@ -117,7 +117,22 @@ def state(**more) -> JobState:
         ("full", {}),
         ("paused", {"paused": True, "bwlimit": 10 << 20}),
         ("waiting", {"problem": "No room left in /srv/p2v: 1048576 more bytes are needed."}),
-        ("verifying", {"phase": "verifying", "done": 80 * GiB}),
+        ("verifying", {"phase": "verifying", "done": 60 * GiB, "eta_s": 71.0}),
+        (
+            "live",
+            {
+                "phase": "delta",
+                "done": 2 << 20,
+                "total": 9 << 20,
+                "dirty": 5 << 20,
+                "churn": 310e3,
+                "churns": (0, 0, 900000, 300000, 310000),
+                "eta_s": 1.0,
+                "outlook": "303.0 KiB/s are written, 100.0 MiB/s can be sent: a freeze of about "
+                "38 ms, after 1 more passes.",
+                "disks": (DiskState("sda", 60 * GiB, 60 * GiB, "#" * 90 + "*##*" + "-" * 162),),
+            },
+        ),
     ],
 )
 @sizes
