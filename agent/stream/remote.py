@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import select
 import socket
 import ssl
@@ -57,6 +58,8 @@ USER_TIMEOUT_MS = 30_000
 HEARTBEAT_S = 5.0
 SERVICE_UNAVAILABLE = 503
 NO_LEASE = "none"
+_HOST = re.compile(r"[\w.-]+|[0-9a-fA-F:.]+(%[\w.-]+)?")
+"""A name, an IPv4 address, or an IPv6 address with or without a zone."""
 
 T = TypeVar("T")
 
@@ -77,9 +80,12 @@ class Address:
         """
         try:
             parts = urlsplit(text if "//" in text else f"https://{text}")
-            if parts.scheme != "https" or not parts.hostname or parts.path not in ("", "/"):
+            if parts.scheme != "https" or parts.path not in ("", "/"):
                 raise ValueError
-            return cls(parts.hostname, parts.port or DEFAULT_PORT)
+            host = parts.hostname or ""
+            if not _HOST.fullmatch(host):
+                raise ValueError
+            return cls(host, parts.port or DEFAULT_PORT)
         except ValueError:
             raise UsageError(
                 problem=f"'{text}' is no converter's address; write https://HOST:PORT"

@@ -77,13 +77,15 @@ class Step(Screen[None]):
         """Go on, if all that is needed is there."""
         # The key has priority, so that no field takes it: it comes before what was typed just ahead
         # of it, which the field must read, and all the way up to this screen hear of, first.
-        self._follow(self.focused or self)
+        # What a key causes there waits behind this key's own call, hence a second one.
+        here = self.focused or self
+        here.call_later(here.call_later, self._follow, here)
 
     def _follow(self, node: DOMNode) -> None:
         if node is self or node.parent is None:
-            self.call_later(self._next)
+            self._next()
         else:
-            node.call_later(self._follow, node.parent)
+            node.parent.call_later(self._follow, node.parent)
 
     def _next(self) -> None:
         if self.is_current and self.leave():

@@ -229,7 +229,8 @@ def _figures(state: JobState) -> list[str]:
         f"{format_size(state.durable)}{again}",
     ]
     if state.dirty is not None:
-        lines.append(f"written since {format_size(state.dirty)}, {format_size(state.churn)}/s")
+        rate = f"{format_size(state.churn)}/s"
+        lines.append(f"dirty {format_size(state.dirty)}, written since it was read, at {rate}")
     if state.outlook:
         lines.append(f"cut-over: {state.outlook}")
     return [printable(line) for line in lines]

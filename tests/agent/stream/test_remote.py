@@ -77,7 +77,8 @@ def test_addresses(text, wanted):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "http://host", "ftp://x", "https://", "host:99999", "host:x", "https://h/path"]
+    "text",
+    ["", "http://host", "ftp://x", "https://", "host:99999", "host:x", "https://h/path", "a host"],
 )
 def test_what_is_no_address(text):
     with pytest.raises(UsageError, match="is no converter's address"):
