@@ -72,12 +72,28 @@ public static class P2VFetch
                 }
             };
             if (file.Length > 0) request.AddRange(file.Length);
-            using (var response = (HttpWebResponse)request.GetResponse())
+            using (var response = Answer(request, file))
             {
                 if (file.Length > 0 && response.StatusCode != HttpStatusCode.PartialContent)
                     file.SetLength(0);
                 using (var body = response.GetResponseStream()) body.CopyTo(file, 1 << 20);
             }
+        }
+    }
+
+    // A part that is longer than the image is none of it: the next attempt begins anew.
+    static HttpWebResponse Answer(HttpWebRequest request, FileStream file)
+    {
+        try
+        {
+            return (HttpWebResponse)request.GetResponse();
+        }
+        catch (WebException error)
+        {
+            var answer = error.Response as HttpWebResponse;
+            if (answer != null && answer.StatusCode == HttpStatusCode.RequestedRangeNotSatisfiable)
+                file.SetLength(0);
+            throw;
         }
     }
 }
