@@ -30,6 +30,9 @@ def register(actions: argparse._SubParsersAction[Parser]) -> list[Parser]:
     deploy.add_argument("--host", metavar="HOST", help="default: the plan's, or the best")
     deploy.add_argument("--storage", help="the host's datastore, pool, repository or folder")
     deploy.add_argument("--power-on", action="store_true", default=None, help="start it")
+    deploy.add_argument(
+        "--plugged", action="store_true", help="plug in a domain controller's cables too"
+    )
     add_progress_option(deploy)
     deploy.set_defaults(run=run_deploy)
     undeploy = actions.add_parser(
@@ -46,7 +49,12 @@ def run_deploy(args: argparse.Namespace) -> int:
     """Have the machine made, and wait for what comes of it."""
     client = AdminClient(args.data)
     path = _path(args.migration)
-    wanted = {"host": args.host, "storage": args.storage, "power_on": args.power_on}
+    wanted = {
+        "host": args.host,
+        "storage": args.storage,
+        "power_on": args.power_on,
+        "isolated": False if args.plugged else None,
+    }
     client.call("POST", f"/admin{path}", wanted)
     with progress(args.progress, "upload") as advance:
         while (found := client.call("GET", path))["state"] in _GOING:

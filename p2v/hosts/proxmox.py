@@ -33,6 +33,7 @@ from p2v.model.host import (
 )
 from p2v.model.order import Order
 from p2v.script.qm import options as machine_options
+from p2v.script.qm import place
 
 _PORT = 8006
 _TIMEOUT_S = 60.0
@@ -187,9 +188,10 @@ class ProxmoxHosts:
             for disk, image in zip(order.disks, images, strict=True)
         ]
         id_ = str(self._client.ask("GET", "/cluster/nextid"))
-        wanted = machine_options(order) | {"vmid": id_, "tags": _tag(order), "boot": "order=scsi0"}
+        wanted = machine_options(order) | {"vmid": id_, "tags": _tag(order)}
+        wanted["boot"] = f"order={place(order, 0)}"
         for number, volume in enumerate(uploaded):
-            wanted[f"scsi{number}"] = f"{order.storage}:0,import-from={volume},discard=on"
+            wanted[place(order, number)] = f"{order.storage}:0,import-from={volume},discard=on"
         undo.later(f"the virtual machine {id_} on {host}", partial(self.remove, host, order))
         self._client.task(host, "POST", f"/nodes/{host}/qemu", wanted)
         for volume in uploaded:

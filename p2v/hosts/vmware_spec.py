@@ -17,17 +17,18 @@ from p2v.script.govc import GUESTS
 
 _CONTROLLERS: dict[OsFamily, Any] = {
     OsFamily.LINUX: vim.vm.device.ParaVirtualSCSIController,
-    OsFamily.WINDOWS: vim.vm.device.VirtualLsiLogicSASController,
-    OsFamily.OTHER: vim.vm.device.VirtualLsiLogicController,
+    OsFamily.WINDOWS: vim.vm.device.VirtualAHCIController,
+    OsFamily.OTHER: vim.vm.device.VirtualAHCIController,
 }
+"""A converted Linux has a driver for the first, and every Windows since 7 for the second."""
 _CARDS: dict[OsFamily, Any] = {
     OsFamily.LINUX: vim.vm.device.VirtualVmxnet3,
     OsFamily.WINDOWS: vim.vm.device.VirtualE1000e,
     OsFamily.OTHER: vim.vm.device.VirtualE1000e,
 }
-_RESERVED_UNIT = 7
-"""The SCSI controller's own place on its bus."""
-_UNITS = 15
+_SCSI = (*range(7), *range(8, 16))
+"""Units of a bus; 7 is the controller's own place."""
+_AHCI = tuple(range(30))
 _KEY = 100
 """Keys of new devices are negative and only tell them apart."""
 
@@ -58,8 +59,9 @@ def config_spec(order: Order, host: Any) -> Any:
 
 def _disks(order: Order) -> Iterator[dict[str, Any]]:
     controller = _CONTROLLERS[order.vm.os]
-    for bus in range(-(-len(order.disks) // _UNITS)):
-        yield {"device": controller(key=-(bus + 1), busNumber=bus, sharedBus="noSharing")}
+    scsi = {"sharedBus": "noSharing"} if order.vm.os is OsFamily.LINUX else {}
+    for bus in sorted({bus for bus, _ in places(order)}):
+        yield {"device": controller(key=-(bus + 1), busNumber=bus, **scsi)}
     for number, (place, disk) in enumerate(zip(places(order), order.disks, strict=True)):
         device = _disk(number, place, disk, order.storage)
         yield {"device": device, "fileOperation": "create"}
@@ -67,8 +69,9 @@ def _disks(order: Order) -> Iterator[dict[str, Any]]:
 
 def places(order: Order) -> list[tuple[int, int]]:
     """Return bus and unit of each disk."""
-    found = (divmod(number, _UNITS) for number in range(len(order.disks)))
-    return [(bus, place + (place >= _RESERVED_UNIT)) for bus, place in found]
+    units = _SCSI if order.vm.os is OsFamily.LINUX else _AHCI
+    found = (divmod(number, len(units)) for number in range(len(order.disks)))
+    return [(bus, units[place]) for bus, place in found]
 
 
 def _disk(number: int, place: tuple[int, int], disk: OrderedDisk, storage: str) -> Any:

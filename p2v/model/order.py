@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from p2v.model.errors import UsageError
 from p2v.model.plan import Plan
-from p2v.model.vm import VmSettings
+from p2v.model.vm import OsFamily, VmSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +44,7 @@ class Order:
         storage: datastore, pool, storage repository or folder on the host.
         fingerprint: SHA-256 of the converter's certificate, hex.
         public_key: SHA-256 of the certificate's public key, base64, as curl pins it.
+        plain: the guest knows no hypervisor's devices: it gets those that every system knows.
     """
 
     migration: str
@@ -52,6 +53,7 @@ class Order:
     storage: str
     fingerprint: str = ""
     public_key: str = ""
+    plain: bool = False
 
     @property
     def mark(self) -> str:
@@ -79,7 +81,8 @@ def make_order(plan: Plan, migration: str, storage: str, extension: str) -> Orde
         for number, disk in enumerate(plan.disks)
     )
     vm = replace(plan.vm, name=plan.vm.name or plan.name)
-    return Order(migration, vm, disks, plan.vm.storage or storage)
+    plain = not plan.convert and vm.os is not OsFamily.LINUX
+    return Order(migration, vm, disks, plan.vm.storage or storage, plain=plain)
 
 
 def with_images(order: Order, images: Sequence[tuple[str, str, int]]) -> Order:

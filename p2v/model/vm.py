@@ -86,6 +86,8 @@ class VmSettings:
         clustered: highly available: it must be on a cluster.
         power_on: whether it is started when it is made.
         load: None where the source was not measured.
+        isolated: a domain controller's cables stay out, whatever its NICs say, until somebody has
+            looked at it: two of one, or one that went back in time, damage the domain.
     """
 
     cpus: int
@@ -104,3 +106,4 @@ class VmSettings:
     start_action: StartAction = StartAction.NEVER
     nics: tuple[VmNic, ...] = ()
     load: VmLoad | None = None
+    isolated: bool = True

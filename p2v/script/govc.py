@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Shell for VMware ESXi and vCenter with govc, which takes its address from GOVC_URL.
+"""Shell for VMware ESXi and vCenter with govc 0.30 and later; its address is in GOVC_URL.
 
 Source: https://github.com/vmware/govmomi/blob/main/govc/USAGE.md.
 """
@@ -22,11 +22,6 @@ GUESTS = {
     OsFamily.OTHER: "otherGuest64",
 }
 
-CONTROLLERS = {
-    OsFamily.LINUX: "pvscsi",
-    OsFamily.WINDOWS: "lsilogic-sas",
-    OsFamily.OTHER: "lsilogic",
-}
 ADAPTERS = {OsFamily.LINUX: "vmxnet3", OsFamily.WINDOWS: "e1000e", OsFamily.OTHER: "e1000e"}
 """What the guest has a driver for before VMware's tools are in it."""
 
@@ -57,13 +52,17 @@ def _main(order: Order) -> Iterator[str]:
     firmware = "efi" if vm.firmware is FirmwareKind.UEFI else "bios"
     yield 'govc vm.create -on=false -ds "$storage" ${host:+-host "$host"} \\'
     yield f"    -c {vm.cpus} -m {-(-vm.memory // MiB)} -g {GUESTS[vm.os]} -firmware {firmware} \\"
-    yield f'    -disk.controller {CONTROLLERS[vm.os]} -annotation "$unfinished" "$name"'
+    yield '    -disk.controller pvscsi -annotation "$unfinished" "$name"'
     yield 'later govc vm.destroy "$name"'
     yield 'govc device.remove -vm "$name" ethernet-0'
+    where = ""
+    if vm.os is not OsFamily.LINUX:  # as in p2v.hosts.vmware_spec
+        yield 'controller=$(govc device.sata.add -vm "$name")'
+        where = ' -controller "$controller"'
     for disk in order.disks:
         stem = quote(disk.file.removesuffix(f".{EXTENSION}"))
         path = f'"$home"/{stem}/{quote(disk.file)}'
-        yield f'govc vm.disk.attach -vm "$name" -ds "$storage" -link=false -disk {path}'
+        yield f'govc vm.disk.attach -vm "$name" -ds "$storage" -link=false{where} -disk {path}'
     for number, nic in enumerate(nic for nic in vm.nics if nic.network):
         mac = f" -net.address {quote(nic.mac)}" if nic.mac else ""
         yield f'govc vm.network.add -vm "$name" -net {quote(nic.network)} \\'

@@ -217,7 +217,8 @@ def _making(order: Order) -> Iterator[str]:
     yield from _disks(order)
     yield from _firmware(order)
     for nic in vm.nics:
-        yield from _nic(nic)
+        # Only a machine of generation 1 has an adapter that is older than Hyper-V.
+        yield from _nic(nic, legacy=order.plain and vm.firmware is FirmwareKind.BIOS)
     yield "Get-VMIntegrationService -VM $vm |"
     yield f"    Where-Object {{ -not $_.Enabled -and $_.Id -notlike '*{_GUEST_SERVICE}' }} |"
     yield "    Enable-VMIntegrationService"
@@ -263,8 +264,10 @@ def _firmware(order: Order) -> Iterator[str]:
     yield "Set-VMFirmware -VM $vm -FirstBootDevice $boot"
 
 
-def _nic(nic: VmNic) -> Iterator[str]:
+def _nic(nic: VmNic, *, legacy: bool) -> Iterator[str]:
     words = f"Add-VMNetworkAdapter -VM $vm -Name {quote(nic.name)}"
+    if legacy:
+        words += " -IsLegacy $true"
     if nic.mac:
         words += f" -StaticMacAddress '{nic.mac.replace(':', '').upper()}'"
     yield f"$nic = {words} -Passthru"

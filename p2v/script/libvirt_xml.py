@@ -55,9 +55,10 @@ def domain(order: Order, type_: str = "kvm", networks: Mapping[str, str] | None 
     devices = ET.SubElement(root, "devices")
     for number in range(len(order.disks)):
         _disk(devices, order, number)
-    ET.SubElement(devices, "controller", type="scsi", index="0", model="virtio-scsi")
+    if not order.plain:
+        ET.SubElement(devices, "controller", type="scsi", index="0", model="virtio-scsi")
     for nic in vm.nics:
-        _nic(devices, nic, networks or {})
+        _nic(devices, nic, networks or {}, "e1000e" if order.plain else "virtio")
     _console(devices)
     ET.indent(root)
     return ET.tostring(root, encoding="unicode")
@@ -81,8 +82,12 @@ def _disk(devices: ET.Element, order: Order, number: int) -> None:
     disk = ET.SubElement(devices, "disk", type="volume", device="disk")
     ET.SubElement(disk, "driver", name="qemu", type=IMAGE, discard="unmap")
     ET.SubElement(disk, "source", pool=order.storage, volume=order.disks[number].file)
-    ET.SubElement(disk, "target", dev=f"sd{_letters(number)}", bus="scsi")
+    ET.SubElement(disk, "target", dev=f"sd{_letters(number)}", bus=_bus(order))
     ET.SubElement(disk, "boot", order=str(number + 1))
+
+
+def _bus(order: Order) -> str:
+    return "sata" if order.plain else "scsi"
 
 
 def _letters(number: int) -> str:
@@ -95,7 +100,7 @@ def _letters(number: int) -> str:
     return text
 
 
-def _nic(devices: ET.Element, nic: VmNic, networks: Mapping[str, str]) -> None:
+def _nic(devices: ET.Element, nic: VmNic, networks: Mapping[str, str], model: str) -> None:
     """Add an adapter; libvirt has none without a network, so one without is left out."""
     if not nic.network:
         return
@@ -104,7 +109,7 @@ def _nic(devices: ET.Element, nic: VmNic, networks: Mapping[str, str]) -> None:
     ET.SubElement(interface, "source", {kind: nic.network})
     if nic.mac:
         ET.SubElement(interface, "mac", address=nic.mac)
-    ET.SubElement(interface, "model", type="virtio")
+    ET.SubElement(interface, "model", type=model)
     if nic.vlan:
         vlan = ET.SubElement(interface, "vlan")
         ET.SubElement(vlan, "tag", id=str(nic.vlan))

@@ -17,6 +17,7 @@ from p2v.script.quote import label
 from p2v.script.quote import shell as quote
 
 EXTENSION = "qcow2"
+_SATA_PORTS = 6
 OS_TYPES = {OsFamily.LINUX: "l26", OsFamily.WINDOWS: "win10", OsFamily.OTHER: "other"}
 
 
@@ -41,17 +42,22 @@ def options(order: Order) -> dict[str, str]:
         found["efidisk0"] = f"{order.storage}:1,efitype=4m,pre-enrolled-keys={enrolled}"
     for number, nic in enumerate(vm.nics):
         if nic.network:
-            found[f"net{number}"] = network(nic)
+            found[f"net{number}"] = network(nic, "e1000e" if order.plain else "virtio")
     return found
 
 
-def network(nic: VmNic) -> str:
+def place(order: Order, number: int) -> str:
+    """Return where a disk is plugged in: ``scsi0`` ..., or ``sata0`` as far as there are six."""
+    return f"sata{number}" if order.plain and number < _SATA_PORTS else f"scsi{number}"
+
+
+def network(nic: VmNic, model: str) -> str:
     """Return a NIC as the value of `net0` ...
 
     Raises:
         UsageError: the bridge's name would end the value.
     """
-    parts = [f"virtio={nic.mac.upper()}" if nic.mac else "virtio", f"bridge={label(nic.network)}"]
+    parts = [f"{model}={nic.mac.upper()}" if nic.mac else model, f"bridge={label(nic.network)}"]
     if nic.vlan:
         parts.append(f"tag={nic.vlan}")
     if not nic.connected:
@@ -86,10 +92,11 @@ def _main(order: Order) -> Iterator[str]:
     words = " ".join(f"--{key} {quote(value)}" for key, value in options(order).items())
     yield f'qm create "$id" {words}'
     yield 'later qm destroy "$id" --purge 1'
-    for number, disk in enumerate(order.disks):
-        yield f"file={quote(disk.file)}"
-        yield f'qm set "$id" --scsi{number} "$storage:0,import-from=$folder/$file,discard=on"'
-    yield 'qm set "$id" --boot order=scsi0 --description "$mark"'
+    for number, image in enumerate(order.disks):
+        yield f"file={quote(image.file)}"
+        disk = '"$storage:0,import-from=$folder/$file,discard=on"'
+        yield f'qm set "$id" --{place(order, number)} {disk}'
+    yield f'qm set "$id" --boot order={place(order, 0)} --description "$mark"'
     if order.vm.power_on:
         yield 'qm start "$id"'
     yield from posix.tail()

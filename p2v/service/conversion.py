@@ -75,6 +75,20 @@ def not_converted(images: Sequence[Path]) -> str:
     return f"The guest was not converted: {report.summary}"
 
 
+def is_converted(images: Sequence[Path]) -> bool:
+    """Return whether the guest in committed images is ready for a hypervisor's own devices."""
+    path = report_path(images[0])
+    return path.exists() and load_report(path).verdict in (Verdict.CONVERTED, Verdict.UNCHANGED)
+
+
+def is_domain_controller(images: Sequence[Path]) -> bool:
+    """Return whether the guest was found to be one when it was looked into."""
+    path = report_path(images[0])
+    if not path.exists():
+        return False
+    return any(problem.code == "domain-controller" for problem in load_report(path).problems)
+
+
 def platform_of(image_format: ImageFormat) -> Platform:
     """Return the hypervisor that images of a format are for: VHDX is Hyper-V's."""
     return Platform.HYPERV if image_format is ImageFormat.VHDX else Platform.KVM

@@ -18,9 +18,10 @@ from p2v.model.errors import MigrationStateError, P2VError
 from p2v.model.host import HypervisorKind
 from p2v.model.migration import Migration, MigrationState
 from p2v.model.order import Order, make_order, with_images
-from p2v.model.vm import VmSettings
+from p2v.model.vm import OsFamily, VmSettings
 from p2v.script.make import extension
 from p2v.service.certificate import Certificate
+from p2v.service.conversion import is_converted, is_domain_controller
 from p2v.service.deployments import Deployment, DeploymentState, DeploymentStore
 from p2v.service.downloads import Digests, Downloads
 from p2v.service.hosts import Hosts
@@ -130,8 +131,14 @@ class Deployer:
     def order(self, migration: Migration, storage: str, kind: HypervisorKind) -> Order:
         """Return the order for a migration's machine without the addresses of its images."""
         order = make_order(migration.plan, migration.id, storage, extension(kind))
+        found = [Path(image) for image in migration.images]
+        vm = order.vm
+        if vm.isolated and is_domain_controller(found):
+            vm = replace(vm, nics=tuple(replace(nic, connected=False) for nic in vm.nics))
         return replace(
             order,
+            vm=vm,
+            plain=vm.os is not OsFamily.LINUX and not is_converted(found),
             fingerprint=self._certificate.digest.hex(),
             public_key=self._certificate.public_key,
         )
@@ -197,6 +204,8 @@ class Deployer:
             adapter.power_on(name, machine)
         self.hosts.changed(host)
         text = f"{order.vm.name} on {name}"
+        if order.vm.nics != vm.nics:
+            text += "; its cables are out: it is a domain controller"
         self.store.note(migration.id, DeploymentState.MADE, text, machine=machine)
         log.info("migration %s is the machine %s", migration.id, text)
 

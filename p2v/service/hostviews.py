@@ -111,6 +111,7 @@ class WantedMachine(_Request):
     host: Text | None = None
     storage: Text | None = None
     power_on: bool | None = None
+    isolated: bool | None = None
 
 
 class DeploymentView(BaseModel):

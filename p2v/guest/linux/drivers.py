@@ -16,11 +16,14 @@ BOOT = {
     Platform.KVM: ("virtio_pci", "virtio_blk", "virtio_scsi", "sd_mod"),
 }
 """Without these the guest does not find its disk: they must be in every initramfs."""
-EARLY = {Platform.HYPERV: ("hyperv_keyboard", "hid_hyperv", "ata_piix"), Platform.KVM: ()}
+EARLY = {
+    Platform.HYPERV: ("hyperv_keyboard", "hid_hyperv", "ata_piix"),
+    Platform.KVM: ("vmw_pvscsi", "xen_blkfront", "ahci"),
+}
 """These belong into the initramfs too, where the kernel has them.
 
 `ata_piix` drives the emulated IDE of generation 1 where the VMBus does not answer; and a rehearsal
-under QEMU, which has no VMBus, finds its disk by it.
+under QEMU, which has no VMBus, finds its disk by it. Images for KVM go to VMware and XenServer too.
 """
 NETWORK = {Platform.HYPERV: "hv_netvsc", Platform.KVM: "virtio_net"}
 """This one belongs there if the guest uses the network before its root is mounted."""

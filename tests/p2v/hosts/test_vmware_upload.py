@@ -22,6 +22,7 @@ from p2v.hosts.vmware_spec import places
 from p2v.hosts.vmware_upload import upload
 from p2v.model.errors import HostError, HostUnreachableError
 from p2v.model.order import OrderedDisk
+from p2v.model.vm import OsFamily
 from p2v.service.certificate import ensure_certificate
 
 VCENTER = "vc.example:443"
@@ -125,7 +126,9 @@ def test_a_disk_without_a_url_is_said(world, order, images):
         send(lease, order, images)
 
 
-def test_the_controllers_own_place_on_its_bus_stays_free(order):
-    disks = tuple(OrderedDisk(f"d{n}", 1) for n in range(17))
-    found = places(replace(order, disks=disks))
-    assert found[6:8] == [(0, 6), (0, 8)] and found[15:] == [(1, 0), (1, 1)]
+def test_the_controllers_own_place_on_a_scsi_bus_stays_free(order):
+    disks = tuple(OrderedDisk(f"d{n}", 1) for n in range(32))
+    linux = places(replace(order, disks=disks, vm=replace(order.vm, os=OsFamily.LINUX)))
+    assert linux[6:8] == [(0, 6), (0, 8)] and linux[15:17] == [(1, 0), (1, 1)]
+    windows = places(replace(order, disks=disks, vm=replace(order.vm, os=OsFamily.WINDOWS)))
+    assert windows[6:8] == [(0, 6), (0, 7)] and windows[29:] == [(0, 29), (1, 0), (1, 1)]

@@ -13,7 +13,7 @@ from p2v.script.make import extension
 from tests.p2v.script.orders import CASES
 
 FOLDER = Path(__file__).parent / "golden"
-SHELL = ("gen2-linux", "gen1-windows-many", "nasty")
+SHELL = ("gen2-linux", "gen1-windows-many", "gen1-windows-plain", "nasty")
 ENDINGS = {
     kind: "ps1" if kind is HypervisorKind.HYPERV else f"{kind}.sh" for kind in HypervisorKind
 }

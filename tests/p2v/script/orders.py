@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from p2v.model.machine import FirmwareKind
 from p2v.model.order import Order, OrderedDisk
 from p2v.model.vm import OsFamily, SecureBoot, StartAction, VmNic, VmSettings
@@ -73,6 +75,7 @@ CASES = {
     ),
     "gen1-windows-many": order(disks=3, cards=3, os=OsFamily.WINDOWS, power_on=True),
     "gen2-unsigned-alone": order(cards=0, firmware=FirmwareKind.UEFI),
+    "gen1-windows-plain": replace(order(disks=2, os=OsFamily.WINDOWS), plain=True),
     "nasty": order(
         disks=2,
         name=NASTY[0] + NASTY[2],

@@ -11,12 +11,15 @@ from pathlib import Path
 
 import pytest
 
+from p2v.guest.report import Report, Verdict, report_path
+from p2v.guest.target import Platform, Target
 from p2v.hosts.connection import Connection, ConnectionKind
 from p2v.model.errors import HostError, MigrationStateError, NoSuitableHostError
-from p2v.model.host import HostFacts, HostStorage, HypervisorKind
+from p2v.model.host import HostFacts, HostNetwork, HostStorage, HypervisorKind
+from p2v.model.machine import FirmwareKind, Problem, Severity
 from p2v.model.migration import Migration, MigrationState
 from p2v.model.plan import ImageFormat, Plan, PlannedDisk
-from p2v.model.vm import VmSettings
+from p2v.model.vm import OsFamily, VmNic, VmSettings
 from p2v.service.certificate import ensure_certificate
 from p2v.service.deploy import Deployer
 from p2v.service.deployments import DeploymentState, DeploymentStore
@@ -47,7 +50,8 @@ class Folder:
 
     def facts(self):
         room = (HostStorage("pool", 100 * GiB),)
-        return [HostFacts("hv1", self.hypervisor, 16, 64 * GiB, storages=room)]
+        lan = (HostNetwork("LAN"),)
+        return [HostFacts("hv1", self.hypervisor, 16, 64 * GiB, storages=room, networks=lan)]
 
     def create(self, host, order, images, undo, sent=lambda _: None):
         self.orders.append(order)
@@ -286,6 +290,59 @@ def test_what_a_failure_left_is_removed_too(deployer, host, migration):
     host.fail = ""
     deployer.remove(migration)
     assert list(host.path.iterdir()) == []
+
+
+def report_on(migration, verdict=Verdict.CONVERTED, problems=()):
+    image = Path(migration.images[0])
+    target = Target(Platform.KVM, FirmwareKind.BIOS)
+    report = Report(migration.images, target, verdict, "so", 1.0, problems=problems)
+    report_path(image).write_text(report.to_json())
+
+
+CONTROLLER = Problem(Severity.WARNING, "domain-controller", "dc01", "This is one.")
+
+
+@pytest.fixture
+def plugged(migration):
+    vm = replace(
+        migration.plan.vm, os=OsFamily.WINDOWS, nics=(VmNic("eno1", network="LAN"),), power_on=False
+    )
+    return replace(migration, plan=replace(migration.plan, vm=vm))
+
+
+@pytest.mark.parametrize(
+    ("problems", "isolated", "connected"),
+    [((), True, True), ((CONTROLLER,), True, False), ((CONTROLLER,), False, True)],
+)
+def test_a_domain_controllers_cables_are_out_unless_somebody_wants_them_in(
+    deployer, host, plugged, problems, isolated, connected
+):
+    report_on(plugged, problems=problems)
+    vm = replace(plugged.plan.vm, isolated=isolated)
+    deployer.run(replace(plugged, plan=replace(plugged.plan, vm=vm)))
+    assert deployer.store.find(plugged.id).state is DeploymentState.MADE
+    (nic,) = host.orders[0].vm.nics
+    assert nic.connected is connected
+    text = deployer.events(plugged.id)[-1].text
+    assert ("domain controller" in text) is not connected
+
+
+@pytest.mark.parametrize(
+    ("os", "verdict", "plain"),
+    [
+        (OsFamily.WINDOWS, Verdict.CONVERTED, False),
+        (OsFamily.WINDOWS, Verdict.REFUSED, True),
+        (OsFamily.WINDOWS, None, True),
+        (OsFamily.LINUX, None, False),
+    ],
+)
+def test_a_guest_without_a_hypervisors_drivers_gets_devices_that_it_knows(
+    deployer, host, plugged, os, verdict, plain
+):
+    if verdict is not None:
+        report_on(plugged, verdict)
+    deployer.run(replace(plugged, plan=replace(plugged.plan, vm=replace(plugged.plan.vm, os=os))))
+    assert host.orders[0].plain is plain
 
 
 def test_images_that_are_not_finished_make_no_machine(deployer, migration):

@@ -63,12 +63,13 @@ govc import.vmdk -ds "$storage" "$folder"/web01-7f3a9c04-1.vmdk "$home"
 govc import.vmdk -ds "$storage" "$folder"/web01-7f3a9c04-2.vmdk "$home"
 govc vm.create -on=false -ds "$storage" ${host:+-host "$host"} \
     -c 4 -m 8192 -g windows9Server64Guest -firmware bios \
-    -disk.controller lsilogic-sas -annotation "$unfinished" "$name"
+    -disk.controller pvscsi -annotation "$unfinished" "$name"
 later govc vm.destroy "$name"
 govc device.remove -vm "$name" ethernet-0
-govc vm.disk.attach -vm "$name" -ds "$storage" -link=false -disk "$home"/web01-7f3a9c04-0/web01-7f3a9c04-0.vmdk
-govc vm.disk.attach -vm "$name" -ds "$storage" -link=false -disk "$home"/web01-7f3a9c04-1/web01-7f3a9c04-1.vmdk
-govc vm.disk.attach -vm "$name" -ds "$storage" -link=false -disk "$home"/web01-7f3a9c04-2/web01-7f3a9c04-2.vmdk
+controller=$(govc device.sata.add -vm "$name")
+govc vm.disk.attach -vm "$name" -ds "$storage" -link=false -controller "$controller" -disk "$home"/web01-7f3a9c04-0/web01-7f3a9c04-0.vmdk
+govc vm.disk.attach -vm "$name" -ds "$storage" -link=false -controller "$controller" -disk "$home"/web01-7f3a9c04-1/web01-7f3a9c04-1.vmdk
+govc vm.disk.attach -vm "$name" -ds "$storage" -link=false -controller "$controller" -disk "$home"/web01-7f3a9c04-2/web01-7f3a9c04-2.vmdk
 govc vm.network.add -vm "$name" -net LAN \
     -net.adapter e1000e -net.address 52:54:00:00:00:00
 govc vm.network.add -vm "$name" -net LAN \
