@@ -206,9 +206,11 @@ class ProxmoxHosts:
             self._client.task(host, "POST", f"/nodes/{host}/qemu/{id_}/status/start")
 
     def remove(self, host: str, order: Order) -> None:
-        """Stop and destroy the machine with its disks."""
+        """Stop and destroy the machine with its disks, and what was uploaded for it."""
         for id_, node in self._machines(order):
             self._destroy(node, id_)
+        for disk in order.disks:
+            self._delete(host, f"{self._imports}:import/{disk.file}")
 
     def _check_imports(self, node: str) -> None:
         found = self._client.ask("GET", f"/nodes/{node}/storage?content=import&enabled=1")

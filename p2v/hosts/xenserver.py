@@ -199,10 +199,13 @@ class XenHosts:
                 self._api.VM.start_on(vm, self._one("host", host), False, False)
 
     def remove(self, host: str, order: Order) -> None:
-        """Destroy the machine with its disks."""
+        """Destroy the machine with its disks, and disks that came to no machine."""
         with self._speaking(host):
             for vm in self._machines(order):
                 self._destroy(vm)
+            for disk in order.disks:
+                for vdi in self._api.VDI.get_by_name_label(disk.file):
+                    self._api.VDI.destroy(vdi)
 
     def _machine(self, order: Order) -> str:
         """Make a machine from the template that assumes nothing, and return its reference."""

@@ -7,12 +7,12 @@ import logging
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from p2v.hosts import images
 from p2v.hosts.base import Adapter
-from p2v.hosts.undo import Undo
+from p2v.hosts.undo import Undo, Undone
 from p2v.model.document import encode
 from p2v.model.errors import MigrationStateError, P2VError
 from p2v.model.host import HypervisorKind
@@ -32,6 +32,15 @@ log = logging.getLogger(__name__)
 _GOING = (DeploymentState.WANTED, DeploymentState.MAKING)
 _FOLDER = "deploy"
 """In the migration's folder: images as the host takes them, until it has them."""
+
+
+@dataclass(slots=True)
+class _Attempt:
+    """The making of a machine: on which host, to which order, and what was made so far."""
+
+    undo: Undo = field(default_factory=Undo)
+    host: KnownHost | None = None
+    order: Order | None = None
 
 
 class Deployer:
@@ -169,19 +178,35 @@ class Deployer:
         return found if found is not None and found.state in _GOING else None
 
     def _make(self, migration: Migration, wanted: Deployment) -> None:
-        undo = Undo()
+        attempt = _Attempt()
         with ExitStack() as stack:
             try:
-                self._make_on_host(migration, wanted, undo, stack)
+                self._make_on_host(migration, wanted, attempt, stack)
             except BaseException as error:
-                undone = [str(step) for step in undo.run()]
+                undone = [str(step) for step in self._take_back(attempt)]
                 known = isinstance(error, P2VError | OSError)
                 problem = str(error) if known else f"A mistake in p2v: {error!r}"
                 self.store.failed(migration.id, problem, undone)
                 raise
 
+    def _take_back(self, attempt: _Attempt) -> Sequence[Undone]:
+        """Take back what was made; if the connection is what failed, over another one."""
+        steps = attempt.undo.run()
+        if attempt.host is None or attempt.order is None or not any(s.problem for s in steps):
+            return steps
+        try:
+            adapter = self.hosts.open(attempt.host)
+            try:
+                adapter.remove(attempt.host.facts.name, attempt.order)
+            finally:
+                adapter.close()
+        except P2VError as error:
+            log.warning("%s is not what it was: %s", attempt.host.facts.name, error)
+            return steps
+        return [Undone(step.what) for step in steps]
+
     def _make_on_host(
-        self, migration: Migration, wanted: Deployment, undo: Undo, stack: ExitStack
+        self, migration: Migration, wanted: Deployment, attempt: _Attempt, stack: ExitStack
     ) -> None:
         if migration.state is not MigrationState.FINISHED:
             raise MigrationStateError(
@@ -198,8 +223,9 @@ class Deployer:
         order = self.order(replace(migration, plan=there), rating.storage, kind)
         adapter = self.hosts.open(host)
         stack.callback(adapter.close)
+        attempt.host, attempt.order = host, order
         with self._prepared(migration, order, kind) as files:
-            machine = self._create(adapter, host, order, files, undo)
+            machine = self._create(adapter, host, order, files, attempt.undo)
         if order.vm.power_on:
             adapter.power_on(name, machine)
         self.hosts.changed(host)

@@ -4,8 +4,12 @@
 from __future__ import annotations
 
 import os
+import select
+import socket
 import subprocess
 import sys
+import threading
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +24,7 @@ from p2v.model.host import HypervisorKind
 from p2v.model.machine import FirmwareKind
 from p2v.model.vm import StartAction, VmNic
 from p2v.script import libvirt_xml, make_script
+from tests.libvirtd import SOCKET
 
 MiB = 1 << 20
 POOL = f"p2v test {os.getpid()}"
@@ -71,6 +76,35 @@ def pool(libvirtd, tmp_path):
     for path in folder.iterdir():
         path.unlink()
     folder.rmdir()
+
+
+@contextmanager
+def cut_after(limit, path):
+    """Give an address of libvirtd whose connections end after so many bytes to it."""
+
+    def carry(client):
+        with client, socket.socket(socket.AF_UNIX) as server:
+            server.connect(str(SOCKET))
+            total = 0
+            while total < limit:
+                for ready in select.select([client, server], [], [])[0]:
+                    data = ready.recv(65536)
+                    if not data:
+                        return
+                    (server if ready is client else client).sendall(data)
+                    total += len(data) if ready is client else 0
+
+    def accept():
+        with suppress(OSError):
+            while True:
+                threading.Thread(target=carry, args=(listening.accept()[0],), daemon=True).start()
+
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(path))
+        listening.listen()
+        threading.Thread(target=accept, daemon=True).start()
+        yield f"qemu+unix:///system?socket={path}"
+        listening.shutdown(socket.SHUT_RDWR)
 
 
 @pytest.fixture
@@ -165,6 +199,19 @@ class TestWithQemu:
         with pytest.raises(OSError):
             host.create("", there, [qcow2[0], Path("/nonexistent")], undo)
         assert {step.problem for step in undo.run()} == {""}
+        assert list(pool.iterdir()) == []
+
+    def test_what_a_host_that_went_away_kept_is_removed_when_it_is_back(
+        self, host, there, qcow2, pool, tmp_path
+    ):
+        with cut_after(256 << 10, tmp_path / "socket") as address:
+            through = at(address, type="qemu")
+            undo = Undo()
+            with pytest.raises(HostError):
+                through.create("", there, qcow2, undo)
+        assert list(pool.iterdir()) != []
+        assert all(step.problem for step in undo.run())
+        host.remove("", there)
         assert list(pool.iterdir()) == []
 
     def test_a_pool_that_is_not_there_is_said(self, host, order, qcow2):

@@ -72,15 +72,17 @@ class Folder:
         assert not self.closed, "the connection is needed to take things back"
         if self.fail == "undo":
             raise HostError(host="hv1", problem="it is in use")
+        if self.fail == "connection":
+            raise HostError(host="hv1", problem="connection reset")
         path.unlink()
 
     def power_on(self, host, id_):
-        if self.fail in ("start", "undo"):
+        if self.fail in ("start", "undo", "connection"):
             raise HostError(host=host, problem="it does not start")
         (self.path / "running").touch()
 
     def remove(self, host, order):
-        if self.fail == "remove":
+        if self.fail in ("remove", "undo"):
             raise HostError(host=host, problem="it is in use")
         assert order.storage == "pool"
         for path in self.path.iterdir():
@@ -208,6 +210,16 @@ def test_what_can_not_be_taken_back_is_said(deployer, host, migration):
     found = deployer.store.find(migration.id)
     assert "does not start" in found.problem
     assert all("could not be removed" in each and "in use" in each for each in found.undone)
+
+
+def test_what_a_lost_connection_left_is_taken_back_over_another(deployer, host, migration):
+    host.fail = "connection"
+    deployer.run(migration)
+    found = deployer.store.find(migration.id)
+    assert found.undone == (
+        "the machine", "the volume web01-1-1.qcow2", "the volume web01-1-0.qcow2"
+    )  # fmt: skip
+    assert list(host.path.iterdir()) == [] and host.closed
 
 
 def test_a_mistake_in_an_adapter_ends_in_the_store_too(deployer, host, migration):
