@@ -8,6 +8,7 @@ import tty
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from selectors import EVENT_READ, DefaultSelector
 from time import monotonic
@@ -15,6 +16,7 @@ from time import monotonic
 import libvirt
 import pytest
 
+from p2v.model.planfile import dump, load
 from tests.e2e.guests import make_quick
 from tests.e2e.running import Agent, Converter, wait_for
 from tests.e2e.sources import attached
@@ -25,7 +27,6 @@ pytestmark = [pytest.mark.root, pytest.mark.qemu, pytest.mark.timeout(3600)]
 MIGRATE_S = 2400.0
 BOOT_S = 600.0
 POOL = f"p2v-e2e-{os.getpid()}"
-NETWORK = f"p2v-e2e-{os.getpid()}"
 
 
 @pytest.fixture
@@ -81,6 +82,20 @@ def read_until(fd: int, wanted: bytes, seconds: float, say: bytes = b"") -> byte
     return said
 
 
+def plan_of(agent: Agent, disk: str) -> str:
+    """Return a plan for the disk's machine on the best host.
+
+    The load of this machine is none of the server's: it is left out.
+    """
+    wanted = ("--host", "best", "--storage", POOL, "--memory", "768M", "--power-on")
+    words = ("--disk", disk, "--format", "qcow2", "--name", "web01", *wanted)
+    done = agent.run("plan", *words)
+    assert done.code == 0, done.err
+    plan = load(done.out)
+    assert plan.vm is not None
+    return dump(replace(plan, vm=replace(plan.vm, load=None)))
+
+
 def ended(converter: Converter, migration: str) -> dict | None:
     """Return what became of a migration's machine, None while it is being made."""
     machine = converter.p2v("migrations", "show", migration)["machine"]
@@ -91,18 +106,21 @@ def test_a_server_becomes_a_machine_of_libvirt_and_reaches_its_login(
     converter: Converter, agent: Agent, hypervisor: libvirt.virConnect, room: Path
 ) -> None:
     host = ("--kind", "libvirt", "--address", "qemu:///system", "--option", "type=qemu")
-    converter.p2v("hosts", "add", "kvm1", *host, "--group", "Berlin/lab")
+    kept = ("--reserve-cpu", "0", "--reserve-memory", "0")  # other tests may use it all
+    converter.p2v("hosts", "add", "kvm1", *host, *kept, "--group", "Berlin/lab")
     disk = make_quick(room / "server.img")
     with attached(disk, 512) as loop:
-        wanted = ("--host", "best", "--storage", POOL, "--memory", "768M", "--power-on")
-        words = agent.words(loop, "--format", "qcow2", "--name", "web01", *wanted)
-        words.remove("--no-convert")
-        done = agent.run(*words, timeout_s=MIGRATE_S)
+        plan = room / "plan.toml"
+        plan.write_text(plan_of(agent, loop))
+        (rating,) = converter.p2v("hosts", "rate", plan)["ratings"]
+        assert rating["group"] == ["Berlin", "lab"] and rating["stars"] > 0, rating
+        words = ("migrate", "--plan", plan, "--server", agent.address, "--json")
+        done = agent.run(*words, "--progress", "none", timeout_s=MIGRATE_S)
     disk.unlink()
     assert done.code == 0, done.out + done.err
     migration = done.json["migration"]
     machine = wait_for(lambda: ended(converter, migration), MIGRATE_S)
-    assert machine["state"] == "made", machine
+    assert machine["state"] == "made", machine["problem"]
     domain = hypervisor.lookupByUUIDString(machine["machine"])
     assert domain.isActive()
     with console(domain) as fd:
