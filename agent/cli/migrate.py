@@ -275,6 +275,9 @@ def _print(args: argparse.Namespace, outcome: Outcome) -> None:
         print(f"  note      {note}")
     for image in migration.images:
         print(f"  image     {image}")
+    if migration.plan.vm is not None and migration.plan.vm.create:
+        print("  machine   the converter makes it of these now; there")
+        print(f"            'p2v migrations show {migration.id}' tells what comes of it")
 
 
 def _print_live(live: dict[str, Any]) -> None:

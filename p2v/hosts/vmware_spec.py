@@ -11,9 +11,9 @@ from pyVmomi import vim
 from p2v.model.errors import HostError
 from p2v.model.machine import FirmwareKind
 from p2v.model.order import Order, OrderedDisk
-from p2v.model.units import KiB, MiB
+from p2v.model.units import KiB
 from p2v.model.vm import OsFamily, SecureBoot, VmNic
-from p2v.script.govc import GUESTS
+from p2v.script.govc import GUESTS, memory_mib
 
 _CONTROLLERS: dict[OsFamily, Any] = {
     OsFamily.LINUX: vim.vm.device.ParaVirtualSCSIController,
@@ -45,7 +45,7 @@ def config_spec(order: Order, host: Any) -> Any:
         name=vm.name,
         annotation=order.unfinished_mark,
         numCPUs=vm.cpus,
-        memoryMB=-(-vm.memory // MiB),
+        memoryMB=memory_mib(vm.memory),
         guestId=GUESTS[vm.os],
         firmware="efi" if efi else "bios",
         bootOptions=vim.vm.BootOptions(efiSecureBootEnabled=vm.secure_boot is not SecureBoot.OFF),

@@ -221,15 +221,20 @@ class XenHosts:
             self._api.VM.set_VCPUs_at_startup(vm, str(wanted.cpus))
             if wanted.firmware is FirmwareKind.UEFI:
                 secure = "false" if wanted.secure_boot is SecureBoot.OFF else "true"
-                self._api.VM.add_to_HVM_boot_params(vm, "firmware", "uefi")
-                self._api.VM.add_to_platform(vm, "secureboot", secure)
+                self._put(vm, "HVM_boot_params", "firmware", "uefi")
+                self._put(vm, "platform", "secureboot", secure)
             if wanted.start_action is StartAction.ALWAYS:
-                self._api.VM.add_to_other_config(vm, "auto_poweron", "true")
+                self._put(vm, "other_config", "auto_poweron", "true")
         except BaseException:
             with suppress(*_FAILURES):
                 self._destroy(vm)
             raise
         return vm
+
+    def _put(self, vm: str, field: str, key: str, value: str) -> None:
+        """Set a key of a map, which the template may have already: adding it again is refused."""
+        getattr(self._api.VM, f"remove_from_{field}")(vm, key)
+        getattr(self._api.VM, f"add_to_{field}")(vm, key, value)
 
     def _disk(self, vm: str, number: int, store: str, disk: OrderedDisk) -> str:
         """Make a disk and attach it: the machine's removal then takes it; return its reference."""

@@ -26,6 +26,11 @@ ADAPTERS = {OsFamily.LINUX: "vmxnet3", OsFamily.WINDOWS: "e1000e", OsFamily.OTHE
 """What the guest has a driver for before VMware's tools are in it."""
 
 
+def memory_mib(memory: int) -> int:
+    """Return bytes of memory as VMware takes them: in multiples of 4 MiB."""
+    return -(-memory // (4 * MiB)) * 4
+
+
 def script(order: Order) -> str:
     """Return the script that makes the order's virtual machine with govc.
 
@@ -51,7 +56,7 @@ def _main(order: Order) -> Iterator[str]:
         yield f'govc import.vmdk -ds "$storage" "$folder"/{quote(disk.file)} "$home"'
     firmware = "efi" if vm.firmware is FirmwareKind.UEFI else "bios"
     yield 'govc vm.create -on=false -ds "$storage" ${host:+-host "$host"} \\'
-    yield f"    -c {vm.cpus} -m {-(-vm.memory // MiB)} -g {GUESTS[vm.os]} -firmware {firmware} \\"
+    yield f"    -c {vm.cpus} -m {memory_mib(vm.memory)} -g {GUESTS[vm.os]} -firmware {firmware} \\"
     yield '    -disk.controller pvscsi -annotation "$unfinished" "$name"'
     yield 'later govc vm.destroy "$name"'
     yield 'govc device.remove -vm "$name" ethernet-0'

@@ -12,6 +12,7 @@ from importlib.resources import files
 
 from p2v.model.machine import FirmwareKind
 from p2v.model.order import Order, OrderedDisk
+from p2v.model.units import MiB
 from p2v.model.vm import SecureBoot, StartAction, VmNic
 from p2v.script.quote import powershell as quote
 
@@ -27,6 +28,8 @@ _TEMPLATE = {
     SecureBoot.UEFI_CA: "MicrosoftUEFICertificateAuthority",
 }
 _DISKS_OF_CONTROLLER = 64
+_MEMORY_STEP = 2 * MiB
+"""Hyper-V takes no memory that is no multiple of this."""
 _GUEST_SERVICE = "6C09BB55-D683-4DA0-8931-C9BF705F6480"
 """The service through which the host copies files into the guest; the others are switched on."""
 
@@ -74,7 +77,7 @@ def _head(order: Order) -> Iterator[str]:
     yield f"$Folder = [IO.Path]::Combine($Storage, {quote(order.migration)})"
     yield f"$Fingerprint = {quote(order.fingerprint)}"
     yield f"$Generation = {generation}"
-    yield f"$Memory = {vm.memory}"
+    yield f"$Memory = {-(-vm.memory // _MEMORY_STEP) * _MEMORY_STEP}"
     yield f"$Processors = {vm.cpus}"
     yield ""
 

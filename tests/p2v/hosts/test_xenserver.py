@@ -71,7 +71,7 @@ def test_a_machine_is_made_started_and_removed(connection, pool, there, images):
     found = made(pool)
     (machine,) = found["VM"].values()
     assert (machine["name_label"], machine["name_description"]) == (there.vm.name, there.mark)
-    assert machine["HVM_boot_params"] == {"firmware": "uefi"}
+    assert machine["HVM_boot_params"] == {"order": "dc", "firmware": "uefi"}
     assert machine["platform"] == {"secureboot": "true"}
     assert list(machine["memory_limits"]) == [str(256 << 20)] * 4
     assert [pool.imported[vdi] for vdi in found["VDI"]] == [i.read_bytes() for i in images]

@@ -63,6 +63,8 @@ class Pool:
                     "name_description": "",
                     "is_a_template": True,
                     "other_config": {"disks": "<provision/>"},
+                    "platform": {"secureboot": "auto"},
+                    "HVM_boot_params": {"order": "dc"},
                 }
             },
             "VDI": {},
@@ -116,9 +118,12 @@ class Pool:
         if verb.startswith("set_"):
             record[verb.removeprefix("set_")] = args[1] if len(args) == 2 else args[1:]
         elif verb.startswith("add_to_"):
-            record.setdefault(verb.removeprefix("add_to_"), {})[args[1]] = args[2]
+            found = record.setdefault(verb.removeprefix("add_to_"), {})
+            if args[1] in found:
+                raise Failure("MAP_DUPLICATE_KEY", kind, verb, args[1])
+            found[args[1]] = args[2]
         elif verb.startswith("remove_from_"):
-            record[verb.removeprefix("remove_from_")].pop(args[1], None)
+            record.get(verb.removeprefix("remove_from_"), {}).pop(args[1], None)
         else:
             self.act(kind, verb, *args)
         return ""
@@ -127,7 +132,9 @@ class Pool:
         ref = f"OpaqueRef:{kind}{len(self.tables[kind])}"
         if verb == "clone":
             source = self.tables[kind][args[0]]
-            record = source | {"name_label": args[1], "other_config": dict(source["other_config"]),
+            copies = {key: dict(source[key])
+                      for key in ("other_config", "platform", "HVM_boot_params")}  # fmt: skip
+            record = source | {"name_label": args[1], **copies,
                                "uuid": f"uuid-{ref}", "power_state": "Halted"}  # fmt: skip
         else:
             record = dict(args[0])

@@ -7,7 +7,7 @@ from p2v.model.host import HypervisorKind
 from p2v.model.machine import FirmwareKind
 from p2v.model.vm import VmNic
 from p2v.script import make_script
-from tests.p2v.script.orders import CASES, NASTY, order
+from tests.p2v.script.orders import CASES, NASTY, GiB, order
 from tests.p2v.script.powershell import CMDLETS, COMMON, ELSEWHERE, commands, faults, parse, walk
 
 
@@ -18,6 +18,11 @@ def made(order):
 @pytest.mark.parametrize("name", CASES)
 def test_the_script_parses(name):
     assert faults(parse(made(CASES[name]))) == []
+
+
+def test_memory_is_a_multiple_of_what_hyperv_takes():
+    assert "$Memory = 8592031744" in made(order(memory=8 * GiB + 1))
+    assert "$Memory = 8589934592" in made(order(memory=8 * GiB))
 
 
 def test_the_parser_would_see_a_broken_script():
