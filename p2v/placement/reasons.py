@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from p2v.model.errors import UsageError
-from p2v.model.host import HostFacts, HostStorage
+from p2v.model.host import HostFacts, HostStorage, HypervisorKind
 from p2v.model.plan import ImageFormat, Plan
 from p2v.model.rating import Reason, Resource, ZeroReason
 from p2v.model.units import TiB, format_size
@@ -90,6 +90,10 @@ def _disks(plan: Plan, host: HostFacts) -> Iterator[ZeroReason]:
     if plan.format not in host.limits.formats:
         text = f"it takes no {plan.format} images"
         yield ZeroReason(Reason.FORMAT, text)
+    elif plan.convert and plan.format not in fit_formats(host):
+        made_for = "Hyper-V" if plan.format is ImageFormat.VHDX else "KVM, VMware and Xen"
+        text = f"the guest in {plan.format} images is made ready for {made_for}, not for this host"
+        yield ZeroReason(Reason.FORMAT, text)
     limit = min(host.limits.disk, _FORMAT_LIMIT.get(plan.format, host.limits.disk))
     for disk in plan.disks:
         if disk.size > limit:
@@ -133,6 +137,12 @@ def _networks(vm: VmSettings, host: HostFacts) -> Iterator[ZeroReason]:
         elif nic.vlan and network.vlans and nic.vlan not in network.vlans:
             text = f"network '{nic.network}' does not carry VLAN {nic.vlan} for {nic.name}"
             yield ZeroReason(Reason.VLAN, text)
+
+
+def fit_formats(host: HostFacts) -> tuple[ImageFormat, ...]:
+    """Return the formats that the host takes whose guests are converted for its devices."""
+    wanted = host.hypervisor is HypervisorKind.HYPERV
+    return tuple(each for each in host.limits.formats if (each is ImageFormat.VHDX) is wanted)
 
 
 def check_growth(growth: float) -> None:

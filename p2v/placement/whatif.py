@@ -14,7 +14,7 @@ from p2v.model.rating import Goal, Improvement, Rating, Reason, Resource, ZeroRe
 from p2v.model.units import GiB, format_size
 from p2v.model.vm import SecureBoot, VmNic
 from p2v.placement.demand import settings
-from p2v.placement.reasons import place
+from p2v.placement.reasons import fit_formats, place
 from p2v.placement.terms import STARS
 
 Rate: TypeAlias = Callable[[Plan, HostFacts], Rating]
@@ -118,9 +118,9 @@ def _awake(plan: Plan, host: HostFacts, _reason: ZeroReason) -> Changed:
 
 
 def _other_format(plan: Plan, host: HostFacts, _reason: ZeroReason) -> Changed | None:
-    if not host.limits.formats:
+    if not (fit := fit_formats(host)):
         return None
-    wanted = host.limits.formats[0]
+    wanted = fit[0]
     return f"with {wanted} images", replace(plan, format=wanted, compress_image=False), host
 
 

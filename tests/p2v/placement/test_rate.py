@@ -148,6 +148,29 @@ def test_each_reason_takes_all_stars_and_stands_alone(plan, host, code):
     assert (rating.stars, rating.score) == (0, 0)
 
 
+@pytest.mark.parametrize(
+    ("hypervisor", "form", "convert", "fits"),
+    [
+        (HypervisorKind.HYPERV, ImageFormat.VHDX, True, True),
+        (HypervisorKind.HYPERV, ImageFormat.QCOW2, True, False),
+        (HypervisorKind.LIBVIRT, ImageFormat.QCOW2, True, True),
+        (HypervisorKind.VMWARE, ImageFormat.RAW, True, True),
+        (HypervisorKind.LIBVIRT, ImageFormat.VHDX, True, False),
+        (HypervisorKind.LIBVIRT, ImageFormat.VHDX, False, True),
+    ],
+)
+def test_a_guest_made_ready_for_other_devices_gets_no_star(
+    plan, host, hypervisor, form, convert, fits
+):
+    wanted = replace(plan, format=form, convert=convert)
+    takes_all = replace(host.limits, formats=tuple(ImageFormat))
+    rating = rate(wanted, replace(host, hypervisor=hypervisor, limits=takes_all))
+    assert [each.code for each in rating.reasons] == ([] if fits else [Reason.FORMAT])
+    if not fits:
+        (better,) = rating.improvements
+        assert better.stars >= 0.5 and better.change.endswith(" images")
+
+
 def test_a_host_with_many_faults_gets_all_of_their_reasons(plan, host):
     plan, host = vm(plan, cpus=30, memory=300 * GiB), replace(host, maintenance=True)
     codes = {reason.code for reason in rate(plan, host).reasons}

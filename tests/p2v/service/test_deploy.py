@@ -124,7 +124,7 @@ def migration(tmp_path):
         subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", image, "8M"], check=True)
     disks = tuple(PlannedDisk(name, f"/dev/{name}", 8 * MiB) for name in names)
     vm = VmSettings(cpus=2, memory=GiB, create=True, power_on=True)
-    plan = Plan("web01", disks, ImageFormat.QCOW2, vm=vm)
+    plan = Plan("web01", disks, ImageFormat.QCOW2, vm=vm, convert=False)
     paths = tuple(str(image) for image in images)
     return Migration("web01-1", plan, MigrationState.FINISHED, 0, 0, images=paths)
 

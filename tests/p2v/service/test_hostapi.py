@@ -60,7 +60,7 @@ def plan(make_plan):
         nics=(VmNic("eno1", "52:54:00:00:00:01", "LAN"),),
         load=VmLoad(2.0, 10.0, 100.0),
     )
-    return replace(make_plan(name="web 01"), vm=settings)
+    return replace(make_plan(name="web 01"), vm=settings, convert=False)
 
 
 @pytest.fixture
