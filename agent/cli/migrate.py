@@ -122,6 +122,8 @@ def _migrate(args: argparse.Namespace, controls: Controls, reporter: Reporter) -
     for warning in plan.warnings if plan else ():
         print(f"p2v-agent: warning: {printable(warning)}", file=sys.stderr)
     with contextlib.closing(_converter(args)) as converter, make_display(args.progress) as display:
+        if plan is not None:
+            _warn_of_hosts(converter, plan)
         plan = plan or converter.get(args.resume).plan
         reporter.planned(plan)
         named: list[str] = []
@@ -150,6 +152,25 @@ def _migrate(args: argparse.Namespace, controls: Controls, reporter: Reporter) -
             if controls.discard and named:
                 converter.cancel(named[0])
             raise
+
+
+def _warn_of_hosts(converter: Converter, plan: Plan) -> None:
+    """Say beforehand if no machine could be made as things are; a host may have room by then."""
+    from agent.stream.remote import RemoteConverter
+
+    if plan.vm is None or not plan.vm.create or not isinstance(converter, RemoteConverter):
+        return
+    named = plan.vm.host
+    ratings = [each for each in converter.placement(plan) if named in ("", each["host"])]
+    if any(each["stars"] for each in ratings):
+        return
+    which = f"'{named}' can't" if named else "no host can"
+    print(f"p2v-agent: warning: {which} take the machine as things are", file=sys.stderr)
+    for each in ratings:
+        reasons = "; ".join(reason["text"] for reason in each["reasons"])
+        print(f"  {printable(each['host'])}: {printable(reasons)}", file=sys.stderr)
+    if not ratings:
+        print("  the converter does not know it; 'p2v hosts list' there", file=sys.stderr)
 
 
 def _plan(args: argparse.Namespace) -> Plan:

@@ -82,6 +82,26 @@ def read_until(fd: int, wanted: bytes, seconds: float, say: bytes = b"") -> byte
     return said
 
 
+def test_that_no_host_can_take_the_machine_is_said_before_and_after(
+    converter: Converter, agent: Agent, tmp_path: Path
+) -> None:
+    hosts = tmp_path / "hosts.toml"
+    hosts.write_text(
+        '[[hosts]]\nname = "hv1"\nhypervisor = "hyperv"\ncpus = 4\nmemory = 1073741824\n'
+    )
+    converter.p2v("hosts", "add", "lab", "--kind", "static", "--address", hosts)
+    disk = tmp_path / "disk.img"
+    disk.write_bytes(bytes(8 << 20))
+    words = ("migrate", "--disk", disk, "--server", agent.address, "--host", "best", "--json")
+    done = agent.run(*words, "--memory", "4G", "--progress", "none")
+    assert done.code == 0, done.err
+    assert "no host can take the machine as things are" in done.err
+    assert "hv1: not enough memory: 4.0 GiB needed" in done.err
+    migration = done.json["migration"]
+    machine = wait_for(lambda: ended(converter, migration))
+    assert machine["state"] == "failed" and "not enough memory" in machine["problem"]
+
+
 def plan_of(agent: Agent, disk: str) -> str:
     """Return a plan for the disk's machine on the best host.
 
