@@ -26,6 +26,7 @@ STEPS = (
     "volumes",
     "network",
     "services",
+    "domain",
     "grub",
     "fallback_loader",
     *_MAKERS,

@@ -299,6 +299,23 @@ def test_selinux_labels_what_was_edited_and_only_then():
     assert written(edits(guest(files, kernels=[kernel(held=())])), "/.autorelabel") is None
 
 
+@pytest.mark.parametrize(
+    ("role", "database", "is_one"),
+    [
+        ("server role = active directory domain controller", True, True),
+        ("  Server Role = DC", True, True),
+        ("server role = active directory domain controller", False, False),
+        ("server role = member server", True, False),
+        ("# server role = active directory domain controller", True, False),
+    ],
+)
+def test_a_domain_controller_is_named_as_one(role, database, is_one):
+    files = {**GRUB, **FSTAB, "/etc/samba/smb.conf": f"[global]\n{role}\n"}
+    paths = (*TOOLS, "/var/lib/samba/private/sam.ldb") if database else TOOLS
+    found = [one.code for one in plan(guest(files, paths=paths), hyperv()).problems]
+    assert ("domain-controller" in found) is is_one
+
+
 def test_lvm_and_md_look_at_all_disks():
     files = {
         **GRUB,
