@@ -9,19 +9,20 @@ umask 022
 export LC_ALL=C.UTF-8 DEBIAN_FRONTEND=noninteractive PYTHONHASHSEED=0
 : "${SOURCE_DATE_EPOCH:=$(git log -1 --format=%ct 2>/dev/null || stat -c %Y pyproject.toml)}"
 export SOURCE_DATE_EPOCH
-suite=trixie
-mirror=${P2V_MIRROR:-http://deb.debian.org/debian}
-security=${P2V_SECURITY_MIRROR:-http://deb.debian.org/debian-security}
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 name=p2v-$version-amd64
 dist=dist
+cache=${P2V_ISO_CACHE:-$PWD/.cache/iso}
+mkdir -p "$dist" "$cache"
+kept=$(iso/base.sh "$cache")
 work=$(mktemp -d "${TMPDIR:-/var/tmp}/p2v-iso.XXXXXX")
 root=$work/root     # the system
-build=$work/build   # the same with what is needed to make it, as an overlay that is thrown away
+build=$work/build   # the same with the tools to make it, thrown away at the end
 medium=$work/medium # what is on the medium
 cleanup() {
-    for dir in proc dev etc/ssl/certs; do umount -q "$build/$dir" 2>/dev/null || true; done
-    umount -q "$build" 2>/dev/null || true
+    for dir in build/proc build/dev build root/proc root; do
+        umount -q "$work/$dir" 2>/dev/null || true
+    done
     rm -rf "$work"
 }
 trap cleanup EXIT
@@ -29,61 +30,47 @@ trap 'exit 130' INT TERM
 
 say() { printf '%s  %s\n' "$(date +%T)" "$*"; }
 failed() { tail -n 40 "$work/log" >&2; exit 1; }
-listed() { sed 's/#.*//' "$1" | xargs; }
-
-mkdir -p "$dist"
-
-say "Debian $suite"
-set --
-while read -r path; do
-    case $path in /*) set -- "$@" "--dpkgopt=path-exclude=$path" ;; esac
-done < iso/excluded.txt
-mmdebstrap --variant=minbase --components=main,non-free-firmware \
-    --aptopt='APT::Install-Recommends "false"' --dpkgopt=force-confold "$@" \
-    --essential-hook='copy-in iso/root/etc iso/root/usr /' \
-    --include="$(listed iso/packages.txt | tr ' ' ,)" \
-    "$suite" "$root" "deb $mirror $suite main non-free-firmware" \
-    "deb $mirror $suite-updates main non-free-firmware" \
-    "deb $security $suite-security main non-free-firmware" > "$work/log" 2>&1 || failed
+lay_over() { # NAME LOWER...: mount $work/NAME, whose changes go elsewhere
+    mkdir -p "$work/$1" "$work/over.$1/upper" "$work/over.$1/work"
+    mount -t overlay overlay -o "lowerdir=$2,upperdir=$work/over.$1/upper,workdir=$work/over.$1/work" \
+        "$work/$1"
+    mount -t proc proc "$work/$1/proc"
+}
 
 say "the agent"
-mkdir -p "$build" "$work/upper" "$work/scratch"
-mount -t overlay overlay -o "lowerdir=$root,upperdir=$work/upper,workdir=$work/scratch" "$build"
-mount -t proc proc "$build/proc"
+lay_over build "$kept/tools:$kept/base"
 mount --bind /dev "$build/dev"
-mount --bind /etc/ssl/certs "$build/etc/ssl/certs" # of a proxy, too
-rm -f "$build/etc/resolv.conf"
-cp -L /etc/resolv.conf "$build/etc/resolv.conf"
-# shellcheck disable=SC2046 # words
-{
-    chroot "$build" apt-get -q update
-    chroot "$build" apt-get -qy --no-install-recommends install $(listed iso/build-packages.txt)
-} > "$work/log" 2>&1 || failed
 mkdir "$build/src"
 git archive HEAD agent native p2v setup.py pyproject.toml requirements.lock README.md LICENSE \
     | tar -x -C "$build/src"
-cp iso/install-agent.sh "$build/"
-chroot "$build" sh /install-agent.sh
+chroot "$build" sh -s < iso/install-agent.sh > "$work/log" 2>&1 || failed
+
+say "the system"
+lay_over root "$kept/base"
 cp -a "$build/opt/p2v" "$root/opt/"
-cp -a "$build/usr/local/bin/." "$root/usr/local/bin/"
+ln -s /opt/p2v/bin/p2v-agent /opt/p2v/bin/p2v "$root/usr/local/bin/"
+cp -a iso/root/. "$root/"
+chown -R root:root "$root/etc" "$root/usr/lib/p2v" "$root/usr/share/p2v"
+chroot "$root" sh -s < iso/initramfs.sh > "$work/log" 2>&1 || failed
+mkdir -p "$medium/live" "$medium/boot/grub" "$medium/boot/net" "$medium/.disk" "$medium/EFI/boot" \
+    "$medium/EFI/debian"
+mv "$root"/boot/vmlinuz-* "$medium/live/vmlinuz"
+mv "$root/boot/initrd" "$root/boot/initrd.net" "$medium/live/"
+umount "$root/proc"
+mksquashfs "$root" "$medium/live/filesystem.squashfs" -quiet -no-progress -noappend -comp zstd \
+    -Xcompression-level "${P2V_ZSTD_LEVEL:-15}" -no-xattrs -wildcards \
+    -e 'proc/*' 'sys/*' 'dev/*' 'run/*' 'boot/*' 'initrd.img*' 'vmlinuz*' 'tmp/*' 'var/tmp/*'
 
 say "the medium"
-mkdir -p "$medium/live" "$medium/boot/grub" "$medium/.disk" "$medium/EFI/boot"
 dpkg-query --admindir="$root/var/lib/dpkg" -W -f '${Package} ${Version} ${Architecture}\n' \
     | sort > "$dist/$name.packages"
 find "$root"/opt/p2v/lib -name '*.dist-info' -printf '%f\n' | sed 's/-\([^-]*\)\.dist-info$/ \1 python/' \
     | sort >> "$dist/$name.packages"
-mv "$root"/boot/vmlinuz-* "$medium/live/vmlinuz"
-mv "$root"/boot/initrd.img-* "$medium/live/initrd"
-chroot "$root" sh < iso/clean.sh
-mksquashfs "$root" "$medium/live/filesystem.squashfs" -quiet -no-progress -noappend -comp zstd \
-    -Xcompression-level "${P2V_ZSTD_LEVEL:-15}" -no-xattrs -wildcards \
-    -e 'proc/*' 'sys/*' 'dev/*' 'run/*' 'boot/*' 'initrd.img*' 'vmlinuz*'
 echo "p2v $version $(date -u -d "@$SOURCE_DATE_EPOCH" +%F)" > "$medium/.disk/info"
 sed "s/@VERSION@/$version/" iso/boot/grub.cfg > "$medium/boot/grub/grub.cfg"
 
 # BIOS: GRUB with all that it needs built in. UEFI: Debian's shim and GRUB, signed, as they are;
-# 32-bit UEFI, which has no Secure Boot worth the name, gets a GRUB made here.
+# 32-bit UEFI, which has no Secure Boot worth the name, gets a GRUB made here. In boot/net: for pxe.sh.
 modules="iso9660 part_gpt part_msdos fat search search_fs_file normal configfile linux test echo
     minicmd serial terminal terminfo all_video gfxterm font"
 cp iso/boot/find.cfg "$build/find.cfg"
@@ -91,14 +78,16 @@ cp iso/boot/find.cfg "$build/find.cfg"
 {
     chroot "$build" grub-mkimage -O i386-pc -p /boot/grub -c /find.cfg -o /core.img biosdisk $modules
     chroot "$build" grub-mkimage -O i386-efi -p /boot/grub -c /find.cfg -o /bootia32.efi $modules
+    chroot "$build" grub-mkimage -O i386-pc-pxe -p /grub -o /bios.pxe pxe tftp http $modules
 }
 cat "$build/usr/lib/grub/i386-pc/cdboot.img" "$build/core.img" > "$medium/boot/grub/bios.img"
 cp "$build/usr/lib/shim/shimx64.efi.signed" "$medium/EFI/boot/bootx64.efi"
 cp "$build/usr/lib/grub/x86_64-efi-signed/gcdx64.efi.signed" "$medium/EFI/boot/grubx64.efi"
 cp "$build/usr/lib/shim/mmx64.efi.signed" "$medium/EFI/boot/mmx64.efi"
 cp "$build/bootia32.efi" "$medium/EFI/boot/bootia32.efi"
-mkdir -p "$medium/EFI/debian"
 cp iso/boot/find.cfg "$medium/EFI/debian/grub.cfg"
+cp "$build/usr/lib/grub/x86_64-efi-signed/grubnetx64.efi.signed" "$medium/boot/net/grubx64.efi"
+cp "$build/bios.pxe" "$medium/boot/net/bios.pxe"
 (cd "$medium" && find live boot EFI .disk -type f ! -name bios.img | sort | xargs sha256sum > sha256sum.txt)
 
 say "the image"
@@ -115,7 +104,8 @@ xorriso -as mkisofs -quiet -r -J -V P2V -o "$work/$name.iso" \
     -b boot/grub/bios.img -no-emul-boot -boot-load-size 4 -boot-info-table --grub2-boot-info \
     --grub2-mbr "$build/usr/lib/grub/i386-pc/boot_hybrid.img" -c boot/boot.cat \
     -partition_offset 16 \
-    -eltorito-alt-boot -e boot/grub/efi.img -no-emul-boot -isohybrid-gpt-basdat "$medium"
+    -eltorito-alt-boot -e boot/grub/efi.img -no-emul-boot -isohybrid-gpt-basdat "$medium" \
+    > "$work/log" 2>&1 || failed
 mv "$work/$name.iso" "$dist/"
 (cd "$dist" && sha256sum "$name.iso" > "$name.iso.sha256")
 say "$dist/$name.iso $(stat -c %s "$dist/$name.iso" | numfmt --to=iec-i --suffix=B)"

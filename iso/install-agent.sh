@@ -1,15 +1,12 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-3.0-or-later
-# Installs the agent in /opt/p2v, a virtual environment of its own: Debian's Python packages are too
-# old for it. Runs inside the build tree; the sources are in /src, the pinned versions beside them.
+# Installs the agent, whose sources are in /src, in /opt/p2v. Runs inside the tools' tree.
 set -eu
 export PIP_NO_COMPILE=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 cd /src
-python3 -m venv /tools
-python3 -m venv --without-pip /opt/p2v
-# shellcheck disable=SC2046 # words
-/tools/bin/pip install -q $(grep -E '^(Cython|setuptools|wheel)==' requirements.lock)
-/tools/bin/pip wheel -q --no-build-isolation --no-cache-dir -c requirements.lock -w /packages .
-/tools/bin/pip --python /opt/p2v/bin/python install -q --no-index --no-deps /packages/*.whl
-find /opt/p2v -name '*.so' -exec strip --strip-unneeded {} +
-ln -s /opt/p2v/bin/p2v-agent /opt/p2v/bin/p2v /usr/local/bin/
+/tools/bin/pip wheel -q --no-build-isolation --no-deps --no-index -w /wheel .
+/tools/bin/pip --python /opt/p2v/bin/python install -q --no-index --no-deps /wheel/*.whl
+packages=$(/opt/p2v/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+strip --strip-unneeded "$packages"/native/*.so
+cd "$packages"
+/opt/p2v/bin/python -m compileall -q -j 1 --invalidation-mode unchecked-hash agent native p2v

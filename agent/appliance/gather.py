@@ -11,6 +11,7 @@ from pathlib import Path
 import requests
 
 from agent.appliance import sticks
+from agent.appliance.hardware import load_from
 from agent.appliance.settings import Settings, combine, parse_answers, parse_command_line
 from p2v.model.errors import UnreachableError, UsageError
 
@@ -33,6 +34,17 @@ def from_here() -> Settings:
             if folder is not None and (folder / ANSWERS).is_file():
                 settings = combine(settings, _read(folder / ANSWERS))
     return settings
+
+
+def load_drivers() -> list[str]:
+    """Load drivers and firmware from the stick with settings; return the names of the files.
+
+    Raises:
+        UsageError: two sticks have that label.
+        ToolError: what is on it cannot be installed.
+    """
+    with sticks.mounted(sticks.CONFIG_LABEL) as stick:
+        return load_from(stick) if stick is not None else []
 
 
 def with_config(settings: Settings) -> Settings:

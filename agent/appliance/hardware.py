@@ -57,8 +57,8 @@ class Device:
             known = " or ".join(self.modules)
             return f"{known} knows it and does not drive it; 'dmesg' has its reason."
         return (
-            f"Look for a Linux driver for {self.bus.upper()} {self.id}, and put it on a stick: "
-            "docs/iso.md, 'Drivers and firmware'."
+            f"Look for a Linux driver for {self.bus.upper()} {self.id}, and put it into the folder "
+            "'drivers' of a stick labelled P2VCONF (docs/iso.md, 'Drivers and firmware')."
         )
 
 

@@ -42,7 +42,6 @@ def run(settings: Settings) -> int:
     """
     try:
         _command(settings.pre)
-        network.set_up(settings)
         settings = _with_config(settings)
         check(settings)
         if settings.server:

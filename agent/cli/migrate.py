@@ -10,9 +10,11 @@ import json
 import logging
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from agent.appliance.image import is_live_image
 from agent.cli.plan_options import add_plan_options, choices_from, plan_from, read_plan
 from agent.cli.progress import format_time, make_display
 from agent.job.controls import Controls
@@ -138,7 +140,7 @@ def _migrate(args: argparse.Namespace, controls: Controls, reporter: Reporter) -
             reporter.show(progress)
 
         try:
-            return migrate(
+            outcome = migrate(
                 converter,
                 plan,
                 resume=args.resume or "",
@@ -148,10 +150,21 @@ def _migrate(args: argparse.Namespace, controls: Controls, reporter: Reporter) -
                 controls=controls,
                 live=live_settings(args),
             )
+            _deliver_evidence(converter, outcome.migration.id)
         except BaseException:
             if controls.discard and named:
                 converter.cancel(named[0])
             raise
+        return outcome
+
+
+def _deliver_evidence(converter: Converter, migration: str) -> None:
+    """On the live image, send what the machine says of itself along with its disks."""
+    if is_live_image():
+        from agent.appliance import evidence
+
+        if trouble := evidence.deliver(partial(converter.keep_evidence, migration)):
+            print(f"p2v-agent: warning: {trouble}", file=sys.stderr)
 
 
 def _warn_of_hosts(converter: Converter, plan: Plan) -> None:

@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
-from p2v.model.command import Subparsers
+from agent import tools
+from p2v.model.command import Subparsers, printable
 
 FLAG = Path("/run/p2v/unattended")
 """Exists while something was confirmed: the consoles then show it in place of the wizard."""
@@ -25,12 +27,23 @@ def register(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the verb and return its exit code."""
-    from agent.appliance import gather, unattended
+    from agent.appliance import gather, network, unattended
 
+    for name in gather.load_drivers():
+        print(f"loaded {printable(name)}")
     settings = gather.from_here()
+    if settings.confirm:
+        FLAG.parent.mkdir(parents=True, exist_ok=True)
+        FLAG.touch()
+    _ready()
+    network.set_up(settings)
     if not settings.confirm:
         print("nothing was confirmed (p2v.confirm=yes): the wizard waits for somebody")
         return 0
-    FLAG.parent.mkdir(parents=True, exist_ok=True)
-    FLAG.touch()
     return unattended.run(settings)
+
+
+def _ready() -> None:
+    """Tell systemd that it is known what the consoles are to show."""
+    if "NOTIFY_SOCKET" in os.environ:
+        tools.run(["systemd-notify", "--ready"])

@@ -6,6 +6,8 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
+from agent.appliance.hardware import check_hardware
+from agent.appliance.image import is_live_image
 from agent.inventory.cpu import read_cpus
 from agent.inventory.disks import Device, find_device, inspect_disk, list_devices
 from agent.inventory.firmware import read_firmware
@@ -30,6 +32,8 @@ def collect(names: Sequence[str] = (), load_window_s: float = 0) -> Machine:
     """
     problems = Problems()
     _check_privilege(problems)
+    if is_live_image():
+        _check_hardware(problems)
     disks = _disks(names, problems)
     nics = _nics(problems)
     return Machine(
@@ -55,6 +59,22 @@ def _check_privilege(problems: Problems) -> None:
             "",
             "Without root, disks, serial numbers and health cannot be read.",
             "Run p2v-agent as root.",
+        )
+
+
+def _check_hardware(problems: Problems) -> None:
+    """On the live image a controller without a driver is a disk that nobody would miss."""
+    found = check_hardware()
+    for device in found.undriven:
+        message = f"{device.bus.upper()} {device.id} {device.name}: {device.kind} without a driver."
+        problems.add(Severity.WARNING, "no-driver", device.address, message, device.advice)
+    for name in found.missing_firmware:
+        problems.add(
+            Severity.WARNING,
+            "no-firmware",
+            "",
+            f"A driver asked for the firmware {name}, which is not here.",
+            "Put it into the folder 'firmware' of a stick labelled P2VCONF, and start again.",
         )
 
 
