@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import socket
 import subprocess
@@ -12,16 +13,19 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
+from p2v.guest.rehearsal.screen import NOTHING, Text, parse_ppm, read_text
 from tests.e2e.running import wait_for
 
 OVMF = Path("/usr/share/OVMF")
 BOOT_S = 600.0
-_KEYS = {" ": "spc", "\n": "ret", "-": "minus", ".": "dot", "/": "slash", "=": "equal"} | {
-    ":": "shift-semicolon",
-    "_": "shift-minus",
-}
+_KEYS = {
+    " ": "spc", "\n": "ret", "-": "minus", ".": "dot", "/": "slash", "=": "equal", ",": "comma",
+    ":": "shift-semicolon", "_": "shift-minus", ">": "shift-dot", "|": "shift-backslash",
+    '"': "shift-apostrophe", "*": "shift-8",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +68,26 @@ class Physical:
         """Take a picture of the screen (PNG)."""
         self.ask("screendump", filename=str(path), format="png")
         return path
+
+    def text(self) -> Text:
+        """Read the text off the screen."""
+        path = self.folder / "screen.ppm"
+        self.ask("screendump", filename=str(path))
+        try:
+            return read_text(parse_ppm(path.read_bytes()))
+        except ValueError:  # it is being written
+            return NOTHING
+
+    def await_screen(self, pattern: str, timeout_s: float = BOOT_S) -> str:
+        """Wait until the screen shows what the regular expression says; return all of it."""
+        deadline = monotonic() + timeout_s
+        while True:
+            shown = "\n".join(self.text().lines)
+            if re.search(pattern, shown):
+                return shown
+            assert self.running, f"no {pattern!r} before it went off; the screen:\n{shown}"
+            assert monotonic() < deadline, f"no {pattern!r} on the screen:\n{shown}"
+            time.sleep(1)
 
     def type(self, text: str) -> None:
         """Type on the keyboard."""
@@ -123,7 +147,7 @@ def switched_on(hardware: Hardware, folder: Path) -> Iterator[Physical]:
     argv = [
         "qemu-system-x86_64",
         *firmware_words(hardware.firmware, folder),
-        *("-accel", "tcg,thread=multi", "-cpu", "Nehalem", "-smp", "2", "-m", str(hardware.memory)),
+        *("-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", str(hardware.memory)),
         *("-display", "none", "-vga", "std", "-smbios", hardware.smbios, "-no-reboot"),
         *("-chardev", f"socket,id=line,path={folder}/serial,server=on,wait=off,"
           f"logfile={folder}/serial.log"),
