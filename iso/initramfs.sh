@@ -11,12 +11,15 @@ net=$work/net
 modules=usr/lib/modules/$version/kernel
 
 cd "$tree"
-# The machine's own file systems are not even tried: no driver for them is there.
+# The machine's own file systems and arrays are not even tried: no driver for them is there.
 for kind in btrfs ext4 f2fs hfs hfsplus jbd2 jffs2 jfs ntfs ntfs3 reiserfs xfs; do
     rm -rf "$modules/fs/$kind"
 done
-rm -rf usr/lib/udev/hwdb.bin usr/sbin/lvm usr/sbin/mdadm usr/bin/btrfs usr/bin/ntfs-3g
-for part in usr/lib/firmware "$modules/drivers/net" "$modules/fs/nfs" "$modules/fs/lockd"; do
+rm -rf "$modules/drivers/md" usr/lib/udev/hwdb.bin usr/sbin/lvm usr/sbin/mdadm usr/bin/btrfs \
+    usr/bin/ntfs-3g
+sed -i '/^\(linear\|multipath\|raid[0-9]*\)$/d' conf/modules
+for part in usr/lib/firmware "$modules/drivers/net" "$modules/drivers/infiniband" "$modules/fs/nfs" \
+    "$modules/fs/lockd"; do
     [ -d "$part" ] || continue
     mkdir -p "$net/$(dirname "$part")"
     mv "$part" "$net/$part"

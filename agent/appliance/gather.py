@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import requests
-
 from agent.appliance import sticks
 from agent.appliance.hardware import load_from
 from agent.appliance.settings import Settings, combine, parse_answers, parse_command_line
@@ -56,6 +54,8 @@ def with_config(settings: Settings) -> Settings:
     """
     if not settings.config:
         return settings
+    import requests
+
     try:
         with requests.get(settings.config, timeout=_TIMEOUT_S, stream=True) as answer:
             answer.raise_for_status()

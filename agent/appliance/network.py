@@ -12,7 +12,6 @@ from pathlib import Path
 
 from agent import tools
 from agent.appliance.settings import Settings
-from agent.stream.remote import Address
 from p2v.model.errors import UnreachableError
 
 FOLDER = Path("/run/systemd/network")
@@ -99,6 +98,8 @@ def wait_for(server: str, seconds: float) -> None:
     Raises:
         UnreachableError: it did not within `seconds`.
     """
+    from agent.stream.remote import Address  # late: it brings all of HTTP along
+
     address = Address.parse(server)
     deadline = time.monotonic() + seconds
     while True:

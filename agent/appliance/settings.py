@@ -15,9 +15,7 @@ from difflib import get_close_matches
 from ipaddress import ip_address, ip_interface
 from typing import Any, TypeVar
 
-from agent.stream.remote import Address
 from p2v.model.errors import UsageError
-from p2v.model.pairing import parse_fingerprint
 from p2v.model.plan import Codec, ImageFormat
 from p2v.model.units import parse_size
 
@@ -246,10 +244,14 @@ def _one_of(kind: Callable[[str], T]) -> Callable[[object], T]:
 
 
 def _server(value: object) -> str:
+    from agent.stream.remote import Address  # late: it brings all of HTTP along
+
     return str(Address.parse(_text(value)))
 
 
 def _fingerprint(value: object) -> str:
+    from p2v.model.pairing import parse_fingerprint  # late: it brings cryptography along
+
     parse_fingerprint(_text(value))
     return _text(value)
 

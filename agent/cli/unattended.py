@@ -27,7 +27,7 @@ def register(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the verb and return its exit code."""
-    from agent.appliance import gather, network, unattended
+    from agent.appliance import gather, network
 
     for name in gather.load_drivers():
         print(f"loaded {printable(name)}")
@@ -40,6 +40,9 @@ def run(args: argparse.Namespace) -> int:
     if not settings.confirm:
         print("nothing was confirmed (p2v.confirm=yes): the wizard waits for somebody")
         return 0
+    # Imported late: the wizard waits for what comes before.
+    from agent.appliance import unattended
+
     return unattended.run(settings)
 
 
