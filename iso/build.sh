@@ -15,6 +15,8 @@ dist=dist
 cache=${P2V_ISO_CACHE:-$PWD/.cache/iso}
 mkdir -p "$dist" "$cache"
 kept=$(iso/base.sh "$cache")
+base=$(echo "$kept" | head -n 1)
+tools=$(echo "$kept" | tail -n 1)
 work=$(mktemp -d "${TMPDIR:-/var/tmp}/p2v-iso.XXXXXX")
 root=$work/root     # the system
 build=$work/build   # the same with the tools to make it, thrown away at the end
@@ -38,7 +40,7 @@ lay_over() { # NAME LOWER...: mount $work/NAME, whose changes go elsewhere
 }
 
 say "the agent"
-lay_over build "$kept/tools:$kept/base"
+lay_over build "$tools:$base"
 mount --bind /dev "$build/dev"
 mkdir "$build/src"
 git archive HEAD agent native p2v setup.py pyproject.toml requirements.lock README.md LICENSE \
@@ -46,7 +48,7 @@ git archive HEAD agent native p2v setup.py pyproject.toml requirements.lock READ
 chroot "$build" sh -s < iso/install-agent.sh > "$work/log" 2>&1 || failed
 
 say "the system"
-lay_over root "$kept/base"
+lay_over root "$base"
 cp -a "$build/opt/p2v" "$root/opt/"
 ln -s /opt/p2v/bin/p2v-agent /opt/p2v/bin/p2v "$root/usr/local/bin/"
 cp -a iso/root/. "$root/"

@@ -77,9 +77,10 @@ def _migrate(settings: Settings) -> int:
         outcome = _carry_out(converter, name, plan, machine)
         _say(evidence.deliver(partial(converter.keep_evidence, name)) or "evidence is kept")
     counters = outcome.counters
+    known = f"{format_size(counters.same)} were there already, " if counters.same else ""
     _say(
         f"migration {outcome.migration.id} is {outcome.migration.state}: "
-        f"{format_size(counters.sent)} sent in {format_time(outcome.seconds)}"
+        f"{format_size(counters.sent)} sent, {known}in {format_time(outcome.seconds)}"
     )
     for error in outcome.unreadable:
         _say(f"warning: {error} {error.way_out}")

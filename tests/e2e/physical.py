@@ -37,7 +37,7 @@ class Hardware:
     firmware: str = "bios"
     memory: int = 1024
     devices: Sequence[str] = ()
-    boot: str = ""
+    machine: str = "q35"
     smbios: str = "type=1,manufacturer=QEMU,product=Server,serial=P2V0001"
 
 
@@ -49,6 +49,8 @@ class Physical:
     process: subprocess.Popen[bytes]
     qmp: socket.socket
     _lines: Any = field(repr=False)
+    read: int = 0
+    """How far `await_serial` has read."""
 
     def ask(self, command: str, **arguments: object) -> Any:
         """Ask QEMU something over QMP."""
@@ -102,6 +104,10 @@ class Physical:
         self.ask("send-key", keys=[{"type": "qcode", "data": key} for key in keys])
         time.sleep(0.1)
 
+    def press_all(self, keys: str) -> None:
+        """Press keys together that are named in one word: ``ctrl-n``."""
+        self.press(*keys.split("-"))
+
     def say(self, text: str) -> None:
         """Type on the serial line."""
         with socket.socket(socket.AF_UNIX) as line:
@@ -109,10 +115,17 @@ class Physical:
             line.sendall(text.encode())
             time.sleep(0.2)
 
-    def await_serial(self, text: str, timeout_s: float = BOOT_S) -> str:
-        """Wait until the serial line has said `text`; return all that it said."""
-        wait_for(lambda: text in self.serial or not self.running, timeout_s, 0.5)
-        assert text in self.serial, self.serial[-3000:]
+    def await_serial(self, pattern: str, timeout_s: float = BOOT_S) -> str:
+        """Wait until the serial line has said what the regular expression says; return all of it.
+
+        What was waited for before, and what came before that, does not count again.
+        """
+        deadline = monotonic() + timeout_s
+        while not (found := re.compile(pattern).search(self.serial, self.read)):
+            assert self.running, f"no {pattern!r} before it went off: {self.serial[-3000:]}"
+            assert monotonic() < deadline, f"no {pattern!r} on the line: {self.serial[-3000:]}"
+            time.sleep(0.5)
+        self.read = found.end()
         return self.serial
 
     @property
@@ -124,19 +137,19 @@ class Physical:
         wait_for(lambda: not self.running, timeout_s, 0.5)
 
 
-def firmware_words(kind: str, folder: Path) -> list[str]:
+def firmware_words(hardware: Hardware, folder: Path) -> list[str]:
     """Return QEMU's words for ``bios``, ``uefi`` or ``secure`` (Secure Boot enforced)."""
-    if kind == "bios":
-        return ["-M", "q35"]
+    if hardware.firmware == "bios":
+        return ["-M", hardware.machine]
     code, variables = {
         "uefi": ("OVMF_CODE_4M.fd", "OVMF_VARS_4M.fd"),
         "secure": ("OVMF_CODE_4M.secboot.fd", "OVMF_VARS_4M.ms.fd"),
-    }[kind]
+    }[hardware.firmware]
     shutil.copy(OVMF / variables, folder / "vars.fd")
-    machine = ["-M", "q35,smm=on", "-global", "driver=cfi.pflash01,property=secure,value=on"]
+    guarded = ["-M", "q35,smm=on", "-global", "driver=cfi.pflash01,property=secure,value=on"]
     flash = "if=pflash,format=raw,unit"
     return [
-        *(machine if kind == "secure" else ["-M", "q35"]),
+        *(guarded if hardware.firmware == "secure" else ["-M", hardware.machine]),
         *("-drive", f"{flash}=0,readonly=on,file={OVMF / code}"),
         *("-drive", f"{flash}=1,file={folder / 'vars.fd'}"),
     ]
@@ -148,14 +161,13 @@ def switched_on(hardware: Hardware, folder: Path) -> Iterator[Physical]:
     folder.mkdir(parents=True, exist_ok=True)
     argv = [
         "qemu-system-x86_64",
-        *firmware_words(hardware.firmware, folder),
+        *firmware_words(hardware, folder),
         *("-accel", "tcg,thread=multi", "-cpu", CPU, "-smp", "2", "-m", str(hardware.memory)),
         *("-display", "none", "-vga", "std", "-smbios", hardware.smbios, "-no-reboot"),
         *("-chardev", f"socket,id=line,path={folder}/serial,server=on,wait=off,"
           f"logfile={folder}/serial.log"),
         *("-serial", "chardev:line"),
         *("-qmp", f"unix:{folder}/qmp,server=on,wait=off"),
-        *(["-boot", hardware.boot] if hardware.boot else []),
         *hardware.devices,
     ]  # fmt: skip
     with (folder / "qemu.log").open("wb") as log:
@@ -183,10 +195,10 @@ def disk(path: Path, device: str = "virtio-blk-pci", form: str = "raw", **more: 
             "-device", f"{device},drive={name}{words}"]  # fmt: skip
 
 
-def cdrom(path: Path) -> list[str]:
-    """Return QEMU's words for a CD in a SATA drive."""
+def cdrom(path: Path, bus: str = "ide.1") -> list[str]:
+    """Return QEMU's words for a CD in a SATA or IDE drive."""
     return ["-drive", f"file={path},format=raw,if=none,id=cd,media=cdrom,readonly=on",
-            "-device", "ide-cd,bus=ide.1,drive=cd,bootindex=1"]  # fmt: skip
+            "-device", f"ide-cd,bus={bus},drive=cd,bootindex=1"]  # fmt: skip
 
 
 def usb_stick(path: Path) -> list[str]:
@@ -211,6 +223,6 @@ def menu_of(iso: Path, folder: Path) -> str:
     return path.read_text()
 
 
-def host_network(device: str = "virtio-net-pci") -> list[str]:
+def host_network(device: str = "virtio-net-pci", mac: str = "52:54:00:12:34:56") -> list[str]:
     """Return QEMU's words for a network in which the host is 10.0.2.2."""
-    return ["-netdev", "user,id=net", "-device", f"{device},netdev=net"]
+    return ["-netdev", "user,id=net", "-device", f"{device},netdev=net,mac={mac}"]

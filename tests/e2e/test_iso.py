@@ -9,28 +9,42 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
+from p2v.guest.rehearsal.verdict import Outcome
+from p2v.guest.report import report_path
 from p2v.images.compare import compare_images
+from p2v.model.units import parse_size
+from tests.e2e.guests import MAC, Guest, build, make_quick
+from tests.e2e.live_guest import guest
 from tests.e2e.physical import (
     Hardware,
     cdrom,
+    direct,
     disk,
     host_network,
     switched_on,
     usb_stick,
 )
-from tests.e2e.running import Converter, run, tool
+from tests.e2e.running import P2V, Converter, run, tool
 from tests.e2e.sources import Spec, digest_of
+from tests.p2v.guest.windows import building
 
 pytestmark = [pytest.mark.root, pytest.mark.qemu, pytest.mark.timeout(3600)]
 
 ROOT = Path(__file__).parents[2]
 MIGRATION_S = 1500.0
 CONVERSION_S = 3000.0
-ON_FAILURE = "journalctl -b -o cat -u p2v-unattended > /dev/ttyS0; systemctl poweroff"
+TELL = "journalctl -b -o cat -u p2v-unattended > /dev/ttyS0; systemctl poweroff"
 slow = pytest.mark.slow
 
 
@@ -54,7 +68,8 @@ def answers(converter: Converter, **more: object) -> dict[str, object]:
         "id": "iso-1",
         "wait": 600,
         "convert": False,
-        "fail": ON_FAILURE,
+        "post": TELL,
+        "fail": TELL,
         **more,
     }
 
@@ -133,3 +148,275 @@ def test_a_uefi_machine_with_secure_boot_that_starts_from_usb_is_migrated(
     whole = {"format": "raw", "all_blocks": True}
     document = migrated(hardware, source, "nvme,serial=P2VNVME", converter, tmp_path, **whole)
     assert digest_of(image_of(document)) == digest_of(source)
+
+
+UEFI_LVM = Guest(
+    "uefi-lvm", "bookworm", Outcome.INITRAMFS_SHELL, uefi=True, layer="lvm", initramfs="dep",
+    serial=True,
+)  # fmt: skip
+WHOLE_JOBS = {
+    "bios": ("bios", "ide-hd,bus=ide.0,serial=P2VSATA"),
+    "uefi-lvm": ("uefi", "nvme,serial=P2VNVME"),
+}
+
+
+@slow
+@pytest.mark.parametrize("which", WHOLE_JOBS)
+def test_a_server_is_migrated_converted_and_reaches_its_login(iso, converter, room, which):
+    firmware, device = WHOLE_JOBS[which]
+    source = make_quick(room / "server.img") if which == "bios" else build(UEFI_LVM)
+    hardware = Hardware(firmware, 1024, [*cdrom(iso), *host_network("e1000e", MAC)])
+    document = migrated(hardware, source, device, converter, room, CONVERSION_S, convert=True)
+    image = image_of(document)
+    report = json.loads(report_path(image).read_text())
+    assert report["verdict"] == "converted"
+    limits = ("--memory", "768M", "--timeout", "1500", "--progress", "none", "--json")
+    seen = run([*P2V, "rehearse", str(image), *limits], timeout_s=CONVERSION_S)
+    assert (seen.json["rehearsal"]["verdict"], seen.code) == ("login", 0), seen.out[-3000:]
+
+
+def windows_disk(folder: Path) -> Path:
+    """Make a disk (MBR) of an NTFS volume with a real Windows 10 registry."""
+    files = {"/Windows/System32/config/SYSTEM": building.real("SYSTEM_B"),
+             "/Windows/System32/ntoskrnl.exe": building.program()}  # fmt: skip
+    building.volume(folder / "windows.ntfs", files)
+    building.disk(folder / "windows.img", folder / "windows.ntfs")
+    return folder / "windows.img"
+
+
+@slow
+def test_a_windows_disk_is_migrated(iso, converter, room):
+    source = windows_disk(room)
+    hardware = Hardware("bios", 1024, [*cdrom(iso), *host_network("e1000e")])
+    document = migrated(hardware, source, "ide-hd,bus=ide.0", converter, room, all_blocks=True)
+    assert compare_images(source, image_of(document)).same
+
+
+# --- attended ------------------------------------------------------------------------------------
+
+
+def to_the_end(
+    see: Callable[[str], object], say: Callable[[str], None], press: Callable[[str], None],
+    converter: Converter,
+) -> None:  # fmt: skip
+    """Go through the wizard, from its first screen to a finished migration."""
+    address = f"10.0.2.2:{converter.port}"
+    see("Where do the images go")
+    press("tab")
+    say(address)
+    see(re.escape(address))
+    press("tab")
+    say(converter.code())
+    press("ctrl-n")
+    see("Findings: ")
+    press("ctrl-n")
+    see(r"1 disk, \d+")
+    press("ctrl-n")
+    see("Processors")
+    press("ctrl-n")
+    see("knows no hosts")
+    press("ctrl-n")
+    see("starts the migration")
+    press("ctrl-n")
+    see("DONE")
+
+
+def attended(iso: Path, source: Path, folder: Path, *settings: str) -> tuple[Hardware, Path]:
+    overlaid = overlay(source, folder)
+    words = [*direct(iso, folder, *settings), *cdrom(iso), *host_network("virtio-net-pci"),
+             *disk(overlaid, "virtio-blk-pci", "qcow2")]  # fmt: skip
+    return Hardware("bios", 1024, words), overlaid
+
+
+def assert_migrated(converter: Converter, source: Path, overlaid: Path) -> None:
+    (migration,) = converter.migrations()
+    assert migration["state"] == "finished"
+    assert_untouched(overlaid)
+    image = Path(migration["images"][0])
+    assert compare_images(source, image).same
+    assert (image.parent / "evidence.tar.gz").exists()
+
+
+@slow
+def test_keys_on_its_screen_migrate_a_machine(iso, built, converter, tmp_path):
+    source = built(Spec("iso-screen", table="gpt", volumes=(("lvm", 96),))).path
+    hardware, overlaid = attended(iso, source, tmp_path)
+    with switched_on(hardware, tmp_path) as machine:
+        to_the_end(machine.await_screen, machine.type, machine.press_all, converter)
+    assert_migrated(converter, source, overlaid)
+
+
+@slow
+def test_keys_on_its_serial_line_migrate_a_machine(iso, built, converter, tmp_path):
+    source = built(Spec("iso-serial", table="gpt", volumes=(("lvm", 96),))).path
+    hardware, overlaid = attended(iso, source, tmp_path, "console=tty0", "console=ttyS0,115200")
+    keys = {"tab": "\t", "ctrl-n": "\x0e"}
+    with switched_on(hardware, tmp_path) as machine:
+        to_the_end(machine.await_serial, machine.say, lambda key: machine.say(keys[key]), converter)
+    assert_migrated(converter, source, overlaid)
+
+
+# --- every way to start --------------------------------------------------------------------------
+
+
+def shows_the_wizard(hardware: Hardware, folder: Path, name: str) -> None:
+    with switched_on(hardware, folder) as machine:
+        machine.await_screen("Where do the images go")
+        if captures := os.environ.get("P2V_CAPTURES"):
+            machine.screen(Path(captures).resolve() / f"{name}.png")
+
+
+@slow
+@pytest.mark.parametrize("medium", [cdrom, usb_stick], ids=["cd", "usb"])
+@pytest.mark.parametrize("firmware", ["bios", "uefi", "secure"])
+def test_it_starts_and_shows_the_wizard(iso, tmp_path, firmware, medium):
+    hardware = Hardware(firmware, 1024, medium(iso))
+    shows_the_wizard(hardware, tmp_path, f"{firmware}-{medium.__name__}")
+
+
+@slow
+@pytest.mark.parametrize("part", ["bootx64.efi", "grubx64.efi"])
+def test_secure_boot_refuses_a_boot_loader_that_was_tampered_with(iso, tmp_path, part):
+    tool("xorriso", "-osirrox", "on", "-indev", iso, "-extract", "/EFI", tmp_path / "EFI")
+    program = tmp_path / "EFI/boot" / part
+    program.chmod(0o600)
+    content = bytearray(program.read_bytes())
+    content[len(content) // 2] ^= 1
+    program.write_bytes(content)
+    image = tmp_path / "tampered.img"
+    with image.open("wb") as file:
+        file.truncate(64 << 20)
+    tool("mformat", "-i", image, "-F", "::")
+    tool("mcopy", "-i", image, "-s", tmp_path / "EFI", "::/")
+    words = ["-nic", "none", *usb_stick(image)]
+    refused = "Access Denied|Security Violation|Verification failed"
+    with switched_on(Hardware("secure", 1024, words), tmp_path) as machine:
+        machine.await_screen(refused)
+    with switched_on(Hardware("uefi", 1024, words), tmp_path / "open") as machine:
+        machine.await_screen("grub>|GRUB")  # which finds no menu on this medium
+
+
+@contextmanager
+def web_server(folder: Path) -> Iterator[int]:
+    """Serve a folder by HTTP; give the port."""
+    handler = partial(SimpleHTTPRequestHandler, directory=str(folder))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        try:
+            yield server.server_address[1]
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@slow
+@pytest.mark.parametrize(
+    ("firmware", "loader"),
+    [("bios", "boot.ipxe"), ("bios", "bios.pxe"), ("secure", "bootx64.efi")],
+    ids=["bios-ipxe", "bios-grub", "secure-grub"],
+)
+def test_it_starts_from_the_network(iso, tmp_path, firmware, loader):
+    layout = tmp_path / "pxe"
+    layout.mkdir()
+    with web_server(layout) as port:
+        tool(ROOT / "iso/pxe.sh", iso, layout, f"http://10.0.2.2:{port}")
+        net = f"user,id=net,tftp={layout},bootfile={loader}"
+        words = ["-netdev", net, "-device", "virtio-net-pci,netdev=net,bootindex=1"]
+        shows_the_wizard(Hardware(firmware, 2048, words), tmp_path, f"{firmware}-{loader}")
+
+
+# --- hardware ------------------------------------------------------------------------------------
+
+CONTROLLERS = {
+    "ide": "ide-hd,bus=ide.0",
+    "ahci": "ide-hd,bus=ahci.0",
+    "nvme": "nvme,serial=P2VNVME",
+    "virtio-blk": "virtio-blk-pci",
+    "virtio-scsi": "scsi-hd,bus=vscsi.0",
+    "megasas": "scsi-hd,bus=megasas.0",
+    "lsi": "scsi-hd,bus=lsi.0",
+}
+BUSES = ("ich9-ahci,id=ahci", "virtio-scsi-pci,id=vscsi", "megasas,id=megasas", "lsi,id=lsi")
+CARDS = ("e1000e", "vmxnet3", "virtio-net-pci", "rtl8139")
+
+
+@slow
+def test_disks_and_network_cards_of_every_kind_are_found_with_1_gib(iso, converter, tmp_path):
+    words = [word for bus in BUSES for word in ("-device", bus)]
+    for number, card in enumerate(CARDS):
+        net = f"user,id=net{number},net=10.0.{number + 2}.0/24"
+        words += ["-netdev", net, "-device", f"{card},netdev=net{number}"]
+    for size, (name, device) in enumerate(CONTROLLERS.items(), 16):
+        path = tmp_path / f"{name}.img"
+        with path.open("wb") as file:
+            file.truncate(size << 20)  # by which it is told from the others
+        words += disk(path, device)
+    words += [
+        *direct(iso, tmp_path),
+        *cdrom(iso, "ide.1"),
+        *stick(tmp_path, answers(converter, pre="p2v-agent inventory --json > /dev/ttyS0")),
+    ]
+    with switched_on(Hardware("bios", 1024, words, machine="pc"), tmp_path) as machine:
+        machine.await_off(MIGRATION_S)
+        said = machine.serial
+    inventory = json.loads(said[said.index("{") : said.rindex("}") + 1])
+    found = {found["size"] >> 20 for found in inventory["disks"]}
+    assert {*range(16, 16 + len(CONTROLLERS))} <= found
+    drivers = {nic["driver"] for nic in inventory["nics"]}
+    assert {"e1000e", "vmxnet3", "virtio_net", "8139cp"} <= drivers
+    document = converter.show("iso-1")
+    assert (document["state"], len(document["images"])) == ("finished", len(CONTROLLERS))
+
+
+# --- settings ------------------------------------------------------------------------------------
+
+
+@slow
+def test_an_unknown_key_stops_everything_and_is_named_on_the_screen(iso, tmp_path):
+    words = [*direct(iso, tmp_path, "p2v.confirm=yes", "p2v.sever=https://10.0.2.2"), *cdrom(iso)]
+    with switched_on(Hardware("bios", 1024, words), tmp_path) as machine:
+        shown = machine.await_screen("p2v.sever")
+    assert "is 'server' meant?" in shown
+
+
+# --- live, then from the image -------------------------------------------------------------------
+
+LIVE_PASS = """
+for card in /sys/class/net/e*; do
+    ip link set dev "${{card##*/}}" up
+    ip address add 10.0.2.15/24 dev "${{card##*/}}"
+done
+export P2V_TOKEN={token} P2V_FINGERPRINT={fingerprint}
+./p2v-agent migrate --server https://10.0.2.2:{port} --name old01 --format raw --all-blocks \\
+    --live --no-convert --cutover later --disk vda --disk vdb --disk vdc --progress none || exit
+head -c 3M /dev/urandom > /root/written-since
+"""
+
+
+@slow
+def test_what_was_begun_live_is_finished_from_the_image_by_what_differs(iso, converter, room):
+    server = guest(room)
+    program = room / "p2v-agent"
+    tool(sys.executable, ROOT / "onefile/build.py", program, "--level", "1")
+    script = LIVE_PASS.format(
+        token=converter.token(), fingerprint=converter.fingerprint, port=converter.port
+    )
+    server.run(script, {"p2v-agent": program}, room)
+    (begun,) = converter.migrations()
+    assert not begun["images"], begun
+    before = [digest_of(path) for path in server.disks]
+    words = [*direct(iso, room), *cdrom(iso), *host_network(),
+             *stick(room, answers(converter, id=begun["id"], all_blocks=True))]  # fmt: skip
+    for number, path in enumerate(server.disks):
+        words += disk(path, "virtio-blk-pci", serial=f"disk{number}")
+    with switched_on(Hardware("bios", 1024, words), room / "iso") as machine:
+        machine.await_off(MIGRATION_S)
+        told = machine.serial
+    document = converter.show(begun["id"])
+    assert document["state"] == "finished", (document["problem"], told[-6000:])
+    assert [digest_of(path) for path in server.disks] == before
+    for image, path in zip(document["images"], server.disks, strict=True):
+        assert compare_images(path, Path(image)).same
+    sent, same = re.search(r"finished: (\S+ \S+) sent, (\S+ \S+) were there", told).groups()
+    assert parse_size(same.replace(" ", "")) > 10 * parse_size(sent.replace(" ", "")), told
