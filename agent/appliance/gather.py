@@ -17,6 +17,7 @@ COMMAND_LINE = Path("/proc/cmdline")
 ANSWERS = "p2v.toml"
 MEDIUM = Path("/run/live/medium")
 _TIMEOUT_S = 30
+_USB_S = 15.0
 _MAX_ANSWERS = 1 << 20
 
 
@@ -41,6 +42,7 @@ def load_drivers() -> list[str]:
         UsageError: two sticks have that label.
         ToolError: what is on it cannot be installed.
     """
+    sticks.await_usb(_USB_S)
     with sticks.mounted(sticks.CONFIG_LABEL) as stick:
         return load_from(stick) if stick is not None else []
 

@@ -8,8 +8,9 @@ label that the settings name, takes streams and evidence. It alone is made writa
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from agent import tools
@@ -18,6 +19,8 @@ from p2v.model.errors import UsageError
 CONFIG_LABEL = "P2VCONF"
 DATA_LABEL = "P2VDATA"
 OWN_LABELS = ("P2V", CONFIG_LABEL, DATA_LABEL)
+SYSFS = Path("/sys")
+_POLL_S = 0.2
 _MOUNTS = Path("/run/p2v/media")
 _MOUNTABLE = ("vfat", "exfat", "ext4", "xfs", "ntfs", "iso9660")
 _LABEL = re.compile(r"[A-Za-z0-9_.-]{1,32}")
@@ -46,6 +49,25 @@ def find(label: str) -> Path | None:
     return Path(found[0]) if found else None
 
 
+def await_usb(seconds: float, sysfs: Path = SYSFS) -> None:
+    """Wait until every USB drive that was plugged in is there as a disk, but not for long.
+
+    Drivers give sticks a second or more to wake up, and nothing else waits for them.
+    """
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and not all(map(_has_disk, _usb_drives(sysfs))):
+        time.sleep(_POLL_S)
+
+
+def _usb_drives(sysfs: Path) -> list[Path]:
+    drivers = (sysfs / "bus/usb/drivers" / name for name in ("usb-storage", "uas"))
+    return [path for driver in drivers for path in driver.glob("*:*")]
+
+
+def _has_disk(interface: Path) -> bool:
+    return any(interface.glob("host*/target*/*/block/*"))
+
+
 @contextmanager
 def mounted(label: str, *, writable: bool = False) -> Iterator[Path | None]:
     """Mount the file system with this label for the block; None where there is none.
@@ -69,26 +91,27 @@ def mounted(label: str, *, writable: bool = False) -> Iterator[Path | None]:
         )
     point = _MOUNTS / label
     point.mkdir(parents=True, exist_ok=True)
-    if writable:
-        tools.run(["blockdev", "--setrw", str(device)])
-    options = "rw,noatime" if writable else "ro"
-    try:
+    with _writable(device) if writable else nullcontext():
+        options = f"{'rw,noatime' if writable else 'ro'},nosuid,nodev,noexec"
         kernel_type = "ntfs3" if name == "ntfs" else name
-        tools.run(
-            [
-                "mount",
-                "-t",
-                kernel_type,
-                "-o",
-                f"{options},nosuid,nodev,noexec",
-                str(device),
-                str(point),
-            ]
-        )
+        tools.run(["mount", "-t", kernel_type, "-o", options, str(device), str(point)])
         try:
             yield point
         finally:
             tools.run(["umount", str(point)], timeout_s=900)  # what is cached is written now
+
+
+@contextmanager
+def _writable(device: Path) -> Iterator[None]:
+    """Let a partition be written to for the block; its disk, too, without which it is not."""
+    paths = [device]
+    if (SYSFS / "class/block" / device.name / "partition").exists():
+        disk = (SYSFS / "class/block" / device.name).resolve().parent.name
+        paths.insert(0, Path("/dev", disk))
+    for path in paths:
+        tools.run(["blockdev", "--setrw", str(path)])
+    try:
+        yield
     finally:
-        if writable:
-            tools.run(["blockdev", "--setro", str(device)])
+        for path in reversed(paths):
+            tools.run(["blockdev", "--setro", str(path)])
