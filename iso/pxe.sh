@@ -24,7 +24,7 @@ options=$(sed -n 's/^set options="\(boot=live .*\)"$/\1/p' "$out/grub/menu.cfg")
 url=${url:-'http://${next-server}/p2v'}
 cat > "$out/boot.ipxe" <<END
 #!ipxe
-kernel $url/live/vmlinuz initrd=initrd initrd=initrd.net $options ip=dhcp fetch=$url/live/filesystem.squashfs \${p2v}
+kernel $url/live/vmlinuz initrd=initrd initrd=initrd.net $options fetch=$url/live/filesystem.squashfs \${p2v}
 initrd --name initrd $url/live/initrd
 initrd --name initrd.net $url/live/initrd.net
 boot
