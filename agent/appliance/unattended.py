@@ -23,7 +23,13 @@ from agent.plan import make_plan
 from agent.stream.converter import Converter
 from agent.stream.remote import Address, Credentials, RemoteConverter
 from p2v.model.command import printable
-from p2v.model.errors import MigrationStateError, NoSuchMigrationError, P2VError, UsageError
+from p2v.model.errors import (
+    MigrationStateError,
+    NoSuchMigrationError,
+    P2VError,
+    ToolError,
+    UsageError,
+)
 from p2v.model.machine import Machine
 from p2v.model.migration import Migration, MigrationState
 from p2v.model.pairing import parse_fingerprint
@@ -66,7 +72,7 @@ def _with_config(settings: Settings) -> Settings:
 
 
 def _migrate(settings: Settings) -> int:
-    machine = collect()
+    machine = collect(settings.disks)
     plan = make_plan(machine, choose.choices(settings, machine))
     guard.protect(disk.name for disk in plan.disks)
     name = settings.id or choose.migration_id(plan.name, machine, plan)
@@ -138,14 +144,14 @@ def _command(text: str) -> None:
     """Run a command of the settings: ``poweroff``, ``reboot``, or a line for the shell.
 
     Raises:
-        P2VError: it failed.
+        ToolError: it failed.
     """
     if not text:
         return
     argv = _POWER.get(text, ["/bin/sh", "-c", text])
     code = subprocess.run(argv, check=False).returncode
     if code:
-        raise P2VError(problem=f"the command '{text}' ended with {code}")
+        raise ToolError(tool=argv[0], problem=f"the command '{text}' ended with {code}")
 
 
 def _say(text: str) -> None:
