@@ -18,6 +18,7 @@ from pathlib import Path
 import p2v
 from agent import tools
 from agent.appliance.hardware import check_hardware
+from agent.appliance.image import LIVE_MEDIUM
 from agent.appliance.settings import without_secrets
 from agent.inventory.collect import collect
 from p2v.model.errors import P2VError, ToolError
@@ -90,7 +91,7 @@ def _versions() -> dict[str, str]:
         "p2v": p2v.__version__,
         "kernel": Path("/proc/version").read_text().strip(),
         "command_line": without_secrets(Path("/proc/cmdline").read_text().strip()),
-        "medium": _text(Path("/run/live/medium/.disk/info")),
+        "medium": _text(LIVE_MEDIUM / ".disk/info"),
     }
 
 

@@ -10,12 +10,13 @@ from pathlib import Path
 
 from agent.appliance import sticks
 from agent.appliance.hardware import load_from
+from agent.appliance.image import LIVE_MEDIUM
 from agent.appliance.settings import Settings, combine, parse_answers, parse_command_line
 from p2v.model.errors import UnreachableError, UsageError
 
 COMMAND_LINE = Path("/proc/cmdline")
 ANSWERS = "p2v.toml"
-MEDIUM = Path("/run/live/medium")
+
 _TIMEOUT_S = 30
 _USB_S = 15.0
 _MAX_ANSWERS = 1 << 20
@@ -29,7 +30,7 @@ def from_here() -> Settings:
     """
     settings = parse_command_line(COMMAND_LINE.read_text(errors="replace"))
     with sticks.mounted(sticks.CONFIG_LABEL) as stick:
-        for folder in (stick, MEDIUM):
+        for folder in (stick, LIVE_MEDIUM):
             if folder is not None and (folder / ANSWERS).is_file():
                 settings = combine(settings, _read(folder / ANSWERS))
     return settings

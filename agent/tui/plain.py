@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from agent.appliance import network
+from agent.appliance.image import LIVE_MEDIUM
 from agent.appliance.settings import Settings
 from agent.credentials import find_credentials, known_converters, pair_and_keep
 from agent.discovery import Discovery, Found
@@ -22,7 +23,6 @@ from agent.preflight.check import preflight
 from agent.stream.remote import Address, RemoteConverter
 from agent.tui.draft import Draft, in_use, parse_cpus, parse_memory, parse_name
 from agent.tui.evidence import find_evidence
-from agent.tui.live import LIVE_MEDIUM
 from agent.tui.screens.converter import parse_folder
 from agent.tui.screens.disks import effect_lines
 from agent.tui.screens.host import rating_lines

@@ -15,11 +15,11 @@ from textual.containers import Horizontal, Vertical
 from textual.widgets import Input, Label, Static
 from textual.worker import get_current_worker
 
+from agent.appliance.image import LIVE_MEDIUM
 from agent.credentials import find_credentials, known_converters, pair_and_keep
 from agent.discovery import Discovery, Found
 from agent.job.launch import Target
 from agent.stream.remote import Address, RemoteConverter
-from agent.tui.live import LIVE_MEDIUM
 from agent.tui.screens.network import NetworkStep, network_line
 from agent.tui.step import Step
 from agent.tui.widgets import Field, Parses, Pick, Rows

@@ -17,12 +17,12 @@ from textual.widgets import Static
 from textual.worker import get_current_worker
 
 from agent import tools
+from agent.appliance.image import LIVE_MEDIUM
 from agent.cli.progress import format_time
 from agent.job.folder import Job
 from agent.job.launch import Target, resume_job
 from agent.job.state import JobState
 from agent.tui.evidence import Evidence, evidence_lines, find_evidence
-from agent.tui.live import LIVE_MEDIUM
 from agent.tui.screens.question import Question
 from agent.tui.step import Step
 from p2v.model.command import printable
