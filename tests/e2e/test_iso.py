@@ -39,7 +39,12 @@ from tests.e2e.running import P2V, Converter, run, tool
 from tests.e2e.sources import Spec, digest_of
 from tests.p2v.guest.windows import building
 
-pytestmark = [pytest.mark.root, pytest.mark.qemu, pytest.mark.timeout(3600)]
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.qemu,
+    pytest.mark.slow,
+    pytest.mark.timeout(3600),
+]
 
 ROOT = Path(__file__).parents[2]
 MIGRATION_S = 1500.0
