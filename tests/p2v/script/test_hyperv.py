@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
+import re
 from dataclasses import replace
 
 import pytest
@@ -50,6 +51,27 @@ def test_every_cmdlet_and_parameter_exists_in_every_server_version(name, year):
             assert command in CMDLETS[year], f"{command} is not in Windows Server {year}"
             known = set(CMDLETS[year][command])
         assert set(parameters) <= known | COMMON, f"{command} {parameters}"
+
+
+def undefined(text):
+    """Return the variables that are used and nowhere set: strict mode stops at them."""
+    used = {node.text.decode().lower() for node in walk(parse(text)) if node.type == "variable"}
+    used = {re.sub(r"[{}]", "", name) for name in used if ":" not in name}
+    given = {"$_", "$null", "$true", "$false"}
+    setters = r"(\$\w+)\s*=|\](\$\w+)[,)]|function \S+\((\$\w+)\)|foreach \((\$\w+) in"
+    found = {name.lower() for match in re.findall(setters, text) for name in match if name}
+    return used - found - given
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_strict_mode_finds_every_variable_set(name):
+    assert undefined(made(CASES[name])) == set()
+
+
+def test_a_variable_that_is_set_nowhere_would_be_seen():
+    text = made(CASES["gen1-linux"])
+    assert undefined(text.replace("$Folder =", "$Foler =")) == {"$folder"}
+    assert undefined('"a $b ${c} $($d.e)"') == {"$b", "$c", "$d"}
 
 
 def test_the_check_would_see_a_parameter_that_does_not_exist():
