@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+import socket
 import ssl
 from typing import Any
 
@@ -31,8 +32,29 @@ def tls_context(connection: Connection, host: str, port: int) -> ssl.SSLContext:
         HostUnreachableError: nothing answers there, or with another certificate.
     """
     if not connection.fingerprint:
-        return ssl.create_default_context()
+        return _signed_context(connection.name, host, port)
     return certificate_context(connection.name, host, port, connection.fingerprint)
+
+
+def _signed_context(name: str, host: str, port: int) -> ssl.SSLContext:
+    """Return the system's context; say what to do if it does not trust the host."""
+    context = ssl.create_default_context()
+    try:
+        with (
+            socket.create_connection((host, port), _TIMEOUT_S) as plain,
+            context.wrap_socket(plain, server_hostname=host),
+        ):
+            return context
+    except ssl.SSLCertVerificationError as error:
+        pem = ssl.get_server_certificate((host, port), timeout=_TIMEOUT_S)
+        found = hashlib.sha256(ssl.PEM_cert_to_DER_cert(pem)).hexdigest()
+        problem = (
+            f"its certificate is not trusted ({error.verify_message}); look at the host for its "
+            f"SHA-256 fingerprint, and if that is {found}, add it with --fingerprint"
+        )
+        raise HostUnreachableError(host=name, problem=problem) from None
+    except (OSError, ValueError) as error:
+        raise HostUnreachableError(host=name, problem=str(error)) from None
 
 
 def certificate_context(name: str, host: str, port: int, fingerprint: str) -> ssl.SSLContext:

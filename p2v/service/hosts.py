@@ -29,6 +29,7 @@ SAMPLE_S = 600.0
 STALE_S = 2.5 * SAMPLE_S
 """Facts older than this are of a host that does not answer, even if nobody said so."""
 _WORKERS = 8
+_PASSWORD = re.compile(r"^([\w+.-]+://)?[^/@:]*:[^/@]*@")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -63,6 +64,10 @@ class Hosts:
         if not _NAME.fullmatch(connection.name):
             raise UsageError(
                 problem=f"'{connection.name}' can't name a host: letters, digits, '.', '_' and '-'"
+            )
+        if _PASSWORD.search(connection.address):
+            raise UsageError(
+                problem="the address has a password in it, which everybody would see; give it apart"
             )
         found = self._ask(connection)
         self._store.put(connection)

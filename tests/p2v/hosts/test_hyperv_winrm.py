@@ -99,7 +99,7 @@ def test_a_wrong_password_is_said_without_it(server):
 
 @pytest.mark.parametrize("fingerprint", ["00" * 32, ""])
 def test_a_wrong_certificate_is_not_spoken_to(server, hyperv, fingerprint):
-    with pytest.raises(HostUnreachableError, match=r"certificate|CERTIFICATE"):
+    with pytest.raises(HostUnreachableError, match="certificate"):
         connect(connection(server, fingerprint=fingerprint)).facts()
     assert hyperv.ran == []
 

@@ -160,8 +160,9 @@ def test_a_wrong_certificate_is_not_spoken_to(connection):
 
 
 def test_a_certificate_that_nobody_signed_needs_its_fingerprint(connection):
-    with pytest.raises(HostUnreachableError, match="CERTIFICATE_VERIFY_FAILED"):
+    with pytest.raises(HostUnreachableError, match="not trusted") as error:
         connect(replace(connection, fingerprint=""))
+    assert f"{connection.fingerprint}, add it with --fingerprint" in str(error.value)
 
 
 def test_a_wrong_password_is_said_without_it(connection):

@@ -137,6 +137,22 @@ def test_a_name_that_can_not_be_is_refused(hosts, name):
         hosts.add(replace(CONNECTION, name=name))
 
 
+@pytest.mark.parametrize(
+    "address", ["qemu+libssh2://root:hunter2@kvm1/system", "admin:hunter2@vc.example"]
+)
+def test_a_password_in_the_address_is_refused_unseen(hosts, world, address):
+    with pytest.raises(UsageError, match="give it apart") as error:
+        hosts.add(replace(CONNECTION, address=address))
+    assert "hunter2" not in str(error.value) and world.asked == []
+
+
+@pytest.mark.parametrize(
+    "address", ["qemu+ssh://root@kvm1:2222/system", "vc.example:443", "[fe80::1]:443", "/a:b@c"]
+)
+def test_other_addresses_are_none_with_a_password(hosts, address):
+    hosts.add(replace(CONNECTION, address=address))
+
+
 def test_what_the_owner_says_is_part_of_the_facts(hosts):
     (host,) = hosts.add(CONNECTION)
     assert (host.facts.group, host.facts.max_iops) == (("Berlin",), 5000.0)
