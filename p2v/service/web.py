@@ -13,6 +13,9 @@ from p2v.service import unixsocket
 
 _DRAIN_S = 5
 _START_S = 30.0
+_IDLE_S = 30
+"""A connection is kept so long between requests: longer than agents wait between two of them (5 s),
+or every now and then one would be closed just as it is used."""
 
 
 class WebServer:
@@ -28,6 +31,7 @@ class WebServer:
             lifespan="off",
             server_header=False,
             timeout_graceful_shutdown=_DRAIN_S,
+            timeout_keep_alive=_IDLE_S,
         )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._run, name=f"http-{path.stem}", daemon=True)

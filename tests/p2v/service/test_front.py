@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import socket
 import ssl
 import time
@@ -18,6 +19,7 @@ from p2v.service.front import Front
 from p2v.wire.chunk import CHUNK_SIZE, digest
 from p2v.wire.frame import ACK_SIZE, ALPN, AckKind, Frame, Kind, parse_ack
 from p2v.wire.hello import Hello, read_welcome, receive_exact, receive_message, send_message
+from tests.p2v.service.conftest import insecure_context
 
 
 @pytest.fixture
@@ -223,3 +225,15 @@ def test_stopping_ends_idle_connections(front):
         time.sleep(0.2)
         each.stop()
         assert ended(sock, 5)
+
+
+def test_a_connection_may_rest_for_as_long_as_agents_do(running):
+    """Agents ask every five seconds: what was closed just then would look like a lost converter."""
+    connection = http.client.HTTPSConnection(
+        "127.0.0.1", running.port, context=insecure_context(), timeout=20
+    )
+    for rest_s in (0, 6):
+        time.sleep(rest_s)
+        connection.request("GET", "/api/v1/healthz")
+        assert connection.getresponse().read()
+    connection.close()
