@@ -11,6 +11,7 @@ from agent.appliance.image import is_live_image
 from agent.inventory.cpu import read_cpus
 from agent.inventory.disks import Device, find_device, inspect_disk, list_devices
 from agent.inventory.firmware import read_firmware
+from agent.inventory.kernels import check_kernels
 from agent.inventory.load import measure_load
 from agent.inventory.memory import meminfo
 from agent.inventory.nics import read_nics, read_routes
@@ -34,6 +35,8 @@ def collect(names: Sequence[str] = (), load_window_s: float = 0) -> Machine:
     _check_privilege(problems)
     if is_live_image():
         _check_hardware(problems)
+    else:
+        problems.extend(check_kernels())
     disks = _disks(names, problems)
     nics = _nics(problems)
     return Machine(

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from p2v.model.errors import P2VError
@@ -21,6 +21,10 @@ class Problems:
     ) -> None:
         """Record one."""
         self._found.append(Problem(severity, code, subject, message, action))
+
+    def extend(self, problems: Iterable[Problem]) -> None:
+        """Record several."""
+        self._found.extend(problems)
 
     @contextmanager
     def collect(self, code: str, subject: str, action: str = "") -> Iterator[None]:

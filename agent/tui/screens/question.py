@@ -8,9 +8,9 @@ from typing import ClassVar
 from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Vertical
+from textual.containers import Horizontal, Vertical
 from textual.screen import ModalScreen
-from textual.widgets import Footer, Input, Static
+from textual.widgets import Footer, Input, Label, Static
 
 from agent.tui.widgets import Field
 
@@ -31,7 +31,9 @@ class Question(ModalScreen[str]):
         """Show the question and a field for the word."""
         with Vertical(id="question"):
             yield Static(self._text, classes="text", markup=False)
-            yield Field(id="word")
+            with Horizontal(classes="field answer"):
+                yield Label("> ")
+                yield Field(id="word")
             yield Static("", id="wrong", markup=False)
         yield Footer(show_command_palette=False)
 
@@ -61,7 +63,9 @@ class Entry(ModalScreen[str]):
         """Show what is asked and the field."""
         with Vertical(id="question"):
             yield Static(self._text, classes="text", markup=False)
-            yield Field(self._value, id="word")
+            with Horizontal(classes="field answer"):
+                yield Label("> ")
+                yield Field(self._value, id="word")
         yield Footer(show_command_palette=False)
 
     @on(Input.Submitted, "#word")
