@@ -71,6 +71,8 @@ class Forecast:
     def describe(self) -> str:
         """Return it in a sentence, for people."""
         freeze = f"a freeze of about {format_seconds(self.freeze_s)}"
+        if self.rate <= 1.0:  # the last pass had nothing to send, and has measured nothing
+            return f"Hardly anything is written: {freeze}."
         figures = f"{format_size(self.churn)}/s are written, {format_size(self.rate)}/s can be sent"
         if self.outrun:
             return f"Writes outrun the passes ({figures}); {freeze} is to be expected."
