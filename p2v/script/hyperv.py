@@ -129,9 +129,11 @@ def _checking(order: Order) -> Iterator[str]:
     yield "}"
     yield ""
     if any(disk.url for disk in order.disks):
+        yield "if (-not ('P2VFetch' -as [type])) {"  # of a script run before in this shell
         yield "Add-Type -TypeDefinition @'"
         yield from (files(__package__) / "fetch.cs").read_text(encoding="ascii").splitlines()
         yield "'@"
+        yield "}"
         yield ""
     yield from _RECEIVE
     yield ""

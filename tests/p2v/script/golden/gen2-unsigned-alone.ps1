@@ -43,6 +43,7 @@ function Test-Image([string]$Path, [string]$Digest) {
     (Get-FileHash -LiteralPath $Path -Algorithm SHA256).Hash -eq $Digest
 }
 
+if (-not ('P2VFetch' -as [type])) {
 Add-Type -TypeDefinition @'
 // SPDX-License-Identifier: GPL-3.0-or-later
 using System;
@@ -98,6 +99,7 @@ public static class P2VFetch
     }
 }
 '@
+}
 
 function Receive-Image([string]$File, [string]$Url, [string]$Digest) {
     $path = [IO.Path]::Combine($Folder, $File)
