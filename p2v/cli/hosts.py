@@ -88,10 +88,15 @@ def _register_add(actions: argparse._SubParsersAction[Parser]) -> None:
     add.add_argument("--max-iops", type=float, default=0.0, help="what its storage can do")
     add.add_argument("--network-rate", type=parse_size, default=0, help="bytes a second, as 1.2G")
     add.add_argument("--reserve-cpu", type=float, default=10.0, metavar="PERCENT")
-    add.add_argument("--reserve-memory", type=parse_size, default=1 << 30, metavar="SIZE")
-    add.add_argument("--reserve-disk", type=parse_size, default=10 << 30, metavar="SIZE")
+    add.add_argument("--reserve-memory", type=_size, default=1 << 30, metavar="SIZE")
+    add.add_argument("--reserve-disk", type=_size, default=10 << 30, metavar="SIZE")
     _common(add, argparse.SUPPRESS, json_default=argparse.SUPPRESS)
     add.set_defaults(run=run_add)
+
+
+def _size(text: str) -> int:
+    """Return what a size says; that of nothing is none elsewhere, and is a reserve."""
+    return 0 if text == "0" else parse_size(text)
 
 
 def run_add(args: argparse.Namespace) -> int:

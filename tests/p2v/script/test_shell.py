@@ -135,6 +135,24 @@ def test_a_missing_image_is_asked_for_before_anything_is_made(run, tmp_path):
     assert "create" not in record.read_text()
 
 
+@pytest.mark.parametrize(
+    ("name", "found_by"),
+    [
+        ("web01", "web01"),
+        ("*", r"\*"),
+        ("a[1-3]?", r"a\[1-3\]?".replace("?", r"\?")),
+        ("50% a/b\\c", "50%25 a%2fb%5cc"),
+    ],
+)
+def test_a_name_is_no_pattern_to_govc(run, name, found_by):
+    done, calls = run(HypervisorKind.VMWARE, bare(HypervisorKind.VMWARE, name=name), "vm.disk")
+    assert done.returncode == 3
+    (destroyed,) = (call for call in calls if call[1] == "vm.destroy")
+    assert destroyed == ["govc", "vm.destroy", "--", found_by]
+    (made,) = (call for call in calls if call[1] == "vm.create")
+    assert made[-2:] == ["--", name]
+
+
 @pytest.mark.parametrize("name", NASTY)
 def test_a_nasty_name_stays_text_in_xml(name):
     nic = VmNic("eno1", "52:54:00:00:00:00", name, vlan=3, connected=False)

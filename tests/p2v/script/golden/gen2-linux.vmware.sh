@@ -26,13 +26,22 @@ storage='D:\Hyper-V'
 name=web01
 mark='p2v migration web01-7f3a9c04'
 unfinished='p2v migration web01-7f3a9c04 (being made)'
+vm=web01
 home=web01-7f3a9c04
 host=''
 
-if govc vm.info -json "$name" | grep -qF "\"$mark\""; then
+# card NUMBER: what govc calls the adapter of that number, the first being 1.
+card() {
+    govc device.ls -vm "$vm" | awk '/^ethernet-/ { print $1 }' | sed -n "$1p"
+}
+
+found=$(govc vm.info -json -- "$vm" || true)
+if grep -qF "\"$mark\"" <<<"$found"; then
     echo "It was made before." >&2
     exit 0
 fi
+if grep -qF "\"$unfinished\"" <<<"$found"; then govc vm.destroy -- "$vm"; fi
+govc datastore.rm -f -ds "$storage" "$home"
 folder=${P2V_IMAGES:-}
 if [ -z "$folder" ]; then
     folder=$(mktemp -d --tmpdir=/var/tmp)
@@ -59,12 +68,10 @@ later govc datastore.rm -f -ds "$storage" "$home"
 govc import.vmdk -ds "$storage" "$folder"/web01-7f3a9c04-0.vmdk "$home"
 govc vm.create -on=false -ds "$storage" ${host:+-host "$host"} \
     -c 4 -m 8192 -g otherLinux64Guest -firmware efi \
-    -disk.controller pvscsi -annotation "$unfinished" "$name"
-later govc vm.destroy "$name"
-govc device.remove -vm "$name" ethernet-0
-govc vm.disk.attach -vm "$name" -ds "$storage" -link=false -disk "$home"/web01-7f3a9c04-0/web01-7f3a9c04-0.vmdk
-govc vm.network.add -vm "$name" -net LAN \
-    -net.adapter vmxnet3 -net.address 52:54:00:00:00:00
-govc device.boot -vm "$name" -secure
-govc vm.change -vm "$name" -annotation "$mark"
+    -disk.controller pvscsi -net LAN -net.adapter vmxnet3 -net.address 52:54:00:00:00:00 \
+    -annotation "$unfinished" -- "$name"
+later govc vm.destroy -- "$vm"
+govc vm.disk.attach -vm "$vm" -ds "$storage" -link=false -disk "$home"/web01-7f3a9c04-0.vmdk
+govc device.boot -vm "$vm" -firmware efi -secure
+govc vm.change -vm "$vm" -annotation "$mark"
 if [ -z "${P2V_IMAGES:-}" ]; then rm -rf "$folder"; fi

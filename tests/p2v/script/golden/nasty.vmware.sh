@@ -26,13 +26,22 @@ storage='D:\Hyper-V'
 name='O'"'"'Brien; Remove-VM *Zürich-Größe-服务器-🚒'
 mark='p2v migration web01-7f3a9c04'
 unfinished='p2v migration web01-7f3a9c04 (being made)'
+vm='O'"'"'Brien; Remove-VM \*Zürich-Größe-服务器-🚒'
 home=web01-7f3a9c04
 host=''
 
-if govc vm.info -json "$name" | grep -qF "\"$mark\""; then
+# card NUMBER: what govc calls the adapter of that number, the first being 1.
+card() {
+    govc device.ls -vm "$vm" | awk '/^ethernet-/ { print $1 }' | sed -n "$1p"
+}
+
+found=$(govc vm.info -json -- "$vm" || true)
+if grep -qF "\"$mark\"" <<<"$found"; then
     echo "It was made before." >&2
     exit 0
 fi
+if grep -qF "\"$unfinished\"" <<<"$found"; then govc vm.destroy -- "$vm"; fi
+govc datastore.rm -f -ds "$storage" "$home"
 folder=${P2V_IMAGES:-}
 if [ -z "$folder" ]; then
     folder=$(mktemp -d --tmpdir=/var/tmp)
@@ -61,13 +70,10 @@ govc import.vmdk -ds "$storage" "$folder"/web01-7f3a9c04-0.vmdk "$home"
 govc import.vmdk -ds "$storage" "$folder"/web01-7f3a9c04-1.vmdk "$home"
 govc vm.create -on=false -ds "$storage" ${host:+-host "$host"} \
     -c 4 -m 8192 -g otherGuest64 -firmware bios \
-    -disk.controller pvscsi -annotation "$unfinished" "$name"
-later govc vm.destroy "$name"
-govc device.remove -vm "$name" ethernet-0
-controller=$(govc device.sata.add -vm "$name")
-govc vm.disk.attach -vm "$name" -ds "$storage" -link=false -controller "$controller" -disk "$home"/web01-7f3a9c04-0/web01-7f3a9c04-0.vmdk
-govc vm.disk.attach -vm "$name" -ds "$storage" -link=false -controller "$controller" -disk "$home"/web01-7f3a9c04-1/web01-7f3a9c04-1.vmdk
-govc vm.network.add -vm "$name" -net '"$(rm -rf /)" `id` \' \
-    -net.adapter e1000e
-govc vm.change -vm "$name" -annotation "$mark"
+    -disk.controller lsilogic -net '"$(rm -rf /)" `id` \' -net.adapter e1000e \
+    -annotation "$unfinished" -- "$name"
+later govc vm.destroy -- "$vm"
+govc vm.disk.attach -vm "$vm" -ds "$storage" -link=false -controller ide-200 -disk "$home"/web01-7f3a9c04-0.vmdk
+govc vm.disk.attach -vm "$vm" -ds "$storage" -link=false -controller ide-200 -disk "$home"/web01-7f3a9c04-1.vmdk
+govc vm.change -vm "$vm" -annotation "$mark"
 if [ -z "${P2V_IMAGES:-}" ]; then rm -rf "$folder"; fi
