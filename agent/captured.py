@@ -6,6 +6,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from agent.capture.holes import without_holes
@@ -15,6 +16,23 @@ from agent.stream.chart import Chart
 from agent.stream.lane import Counters
 from agent.stream.work import Block, blocks
 from p2v.model.plan import Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """What is to be expected of a live capture, from what was measured.
+
+    `dirty` bytes wait to be sent, `churn` bytes a second are written, and a freeze now would take
+    `freeze_s` seconds; the first good moment for it is in `finish_s`, None where nobody can say.
+    With `outrun` more is written than can be sent. `text` says it in words.
+    """
+
+    text: str
+    dirty: int
+    churn: float
+    freeze_s: float
+    finish_s: float | None = None
+    outrun: bool = False
 
 
 class Sender(Protocol):
@@ -29,6 +47,7 @@ class Sender(Protocol):
         compare: bool = False,
         announce: bool = False,
         moved: Callable[[Block], bool] = lambda _: False,
+        watch: Callable[[int], None] = lambda _: None,
     ) -> Counters:
         """Send all blocks and return once they are durable.
 
@@ -40,13 +59,14 @@ class Sender(Protocol):
             announce: tell the converter beforehand what is sent anew.
             moved: whether a chunk may have changed outside of its block's pages since they were
                 taken; asked after it was read, it is then sent whole.
+            watch: told every few seconds how many bytes of the work are done.
 
         Raises:
             P2VError: it can't go on.
         """
 
-    def outlook(self, text: str, *, dirty: int, churn: float, freeze_s: float) -> None:
-        """Show from now on what is to be expected: bytes, bytes a second, seconds."""
+    def outlook(self, outlook: Outlook) -> None:
+        """Show from now on what is to be expected."""
 
     def wait(self, phase: str, seconds: float) -> bool:
         """Wait, and keep the migration; return whether the cut-over was asked for."""

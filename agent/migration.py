@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from agent.capture.layout import Layout
 from agent.capture.source import Source
-from agent.captured import Captured, Opened, open_offline
+from agent.captured import Captured, Opened, Outlook, open_offline
 from agent.device import resolve
 from agent.job.controls import Controls
 from agent.live.capture import LiveSettings
@@ -51,6 +51,8 @@ T = TypeVar("T")
 
 TICK_S = 0.25
 POLL_S = 1.0
+OUTLOOK_S = 2.0
+"""How often what is to be expected is worked out anew while a pass is sent."""
 CANCEL_S = 5.0
 """How long the lanes may take to end after Ctrl-C; what they had sent is safe either way."""
 _SENT = (MigrationState.VERIFYING, MigrationState.COMMITTING, MigrationState.FINISHED)
@@ -68,20 +70,6 @@ WAITING = "waiting"
 MAX_PASSES = 3
 """Passes over the disks: one, and one more each time the converter finds chunks damaged on its
 disk when it reads them back. If that happens twice its disk or memory is bad."""
-
-
-@dataclass(frozen=True, slots=True)
-class Outlook:
-    """What is to be expected of a live capture, from what was measured.
-
-    `dirty` bytes wait to be sent, `churn` bytes a second are written, and a freeze now would take
-    `freeze_s` seconds; `text` says it in words.
-    """
-
-    text: str
-    dirty: int
-    churn: float
-    freeze_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,8 +300,10 @@ class _Run:
         compare: bool = False,
         announce: bool = False,
         moved: Callable[[Block], bool] = lambda _: False,
+        watch: Callable[[int], None] = lambda _: None,
     ) -> Counters:
         """Send a pass: see agent.captured.Sender."""
+        due = time.monotonic() + OUTLOOK_S
         transfer = Transfer(
             self._converter,
             self._id,
@@ -332,6 +322,9 @@ class _Run:
                     codec, level = transfer.policy.choice
                     self._codec = f"{codec.name.lower()} {level}".removesuffix(" 0")
                     done = transfer.counters.handled
+                    if time.monotonic() >= due:
+                        watch(done)
+                        due = time.monotonic() + OUTLOOK_S
                     self._tell(phase, done, transfer.counters, problem[0], total)
             except BaseException:
                 transfer.cancel()
@@ -341,9 +334,9 @@ class _Run:
         self._tell(phase, total, counters, total=total)
         return counters
 
-    def outlook(self, text: str, *, dirty: int, churn: float, freeze_s: float) -> None:
+    def outlook(self, outlook: Outlook) -> None:
         """Show from now on what is to be expected."""
-        self._outlook = Outlook(text, dirty, churn, freeze_s)
+        self._outlook = outlook
 
     def wait(self, phase: str, seconds: float) -> bool:
         """Wait, and keep the migration; return whether the cut-over was asked for."""

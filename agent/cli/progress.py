@@ -128,6 +128,8 @@ class JsonLines:
                 "dirty": outlook.dirty,
                 "churn": round(outlook.churn),
                 "freeze_s": round(outlook.freeze_s, 4),
+                "finish_s": None if outlook.finish_s is None else round(outlook.finish_s),
+                "outrun": outlook.outrun,
                 "outlook": outlook.text,
             }
         print(json.dumps(line), file=sys.stderr, flush=True)
@@ -164,6 +166,8 @@ class Bar:
         )
         self._task = self._progress.add_task("starting", total=None, figures="")
         self._problem = ""
+        self._said: tuple[str, bool] | None = None
+        """Of which phase the outlook was printed last, and whether it was a warning."""
         self._outlook = ""
 
     def __enter__(self) -> Bar:
@@ -179,9 +183,7 @@ class Bar:
         if state.problem and state.problem != self._problem:
             self._progress.console.print(f"waiting: {state.problem}", markup=False)
         self._problem = state.problem
-        if state.outlook is not None and state.outlook.text != self._outlook:
-            self._outlook = state.outlook.text
-            self._progress.console.print(self._outlook, markup=False)
+        self._say(state)
         self._progress.update(
             self._task,
             description="waiting" if state.problem else state.phase,
@@ -189,6 +191,16 @@ class Bar:
             total=state.total,
             figures=figures(state, rate, left),
         )
+
+    def _say(self, state: State) -> None:
+        """Print what is to be expected, once a phase, and when writes begin to outrun it."""
+        outlook = state.outlook
+        if outlook is None or outlook.text == self._outlook:
+            return
+        if self._said != (now := (state.phase, outlook.outrun)):
+            self._said, self._outlook = now, outlook.text
+            warning = "warning: " if outlook.outrun else ""
+            self._progress.console.print(f"{warning}{outlook.text}", markup=False)
 
 
 def figures(state: State, rate: float, left: float | None) -> str:

@@ -21,14 +21,23 @@ from typing import Any
 from agent.capture.layout import Layout, prepare
 from agent.capture.source import Source
 from agent.capture.tracker import choose
-from agent.captured import Captured, Sender, open_sources
+from agent.captured import Captured, Outlook, Sender, open_sources
 from agent.device import is_block
 from agent.live.cutover import Cutover, When
 from agent.live.filesystems import writable_on
 from agent.live.freeze import Freeze, frozen
 from agent.live.hooks import FOLDER, Hooks
 from agent.live.instant import Instant, MemoryFullError
-from agent.live.passes import MAX_TAKEN, Forecast, Limits, Next, Pass, forecast, format_seconds
+from agent.live.passes import (
+    MAX_TAKEN,
+    Forecast,
+    Limits,
+    Next,
+    Pass,
+    forecast,
+    format_seconds,
+    under_way,
+)
 from agent.live.writes import Writes
 from agent.stream.lane import Counters
 from p2v.model.errors import FreezeError, NotLiveError, ProtocolError, TooBusyError, UsageError
@@ -181,9 +190,10 @@ class LiveCapture(Captured):
 
     def _whole(self, sender: Sender, *, compare: bool) -> Counters:
         """Send all of the disks, or what differs of them."""
-        phase = "compare" if compare else "full"
+        phase, watch = "compare" if compare else "full", self._watch(sender, self.total)
         return self._timed(
-            self.total, lambda: sender.send(phase, self.blocks(), self.total, compare=compare)
+            self.total,
+            lambda: sender.send(phase, self.blocks(), self.total, compare=compare, watch=watch),
         )
 
     def _compare(self, sender: Sender, why: Sequence[str]) -> Counters:
@@ -206,9 +216,9 @@ class LiveCapture(Captured):
         size, queue = self._writes.take()
         if not size:
             return self._timed(size, Counters)
-        moved = self._writes.moved
+        moved, watch = self._writes.moved, self._watch(sender, size)
         return self._timed(
-            size, lambda: sender.send(phase, queue, size, announce=True, moved=moved)
+            size, lambda: sender.send(phase, queue, size, announce=True, moved=moved, watch=watch)
         )
 
     def _timed(self, size: int, send: Callable[[], Counters]) -> Counters:
@@ -223,10 +233,20 @@ class LiveCapture(Captured):
         """Look at what was written since, and say what comes."""
         dirty = self._writes.bytes
         expected = forecast(self._recent, dirty, -(-dirty // _GRANULE), self._limits)
-        sender.outlook(
-            expected.describe(), dirty=dirty, churn=expected.churn, freeze_s=expected.freeze_s
-        )
+        sender.outlook(_outlook(expected, dirty))
         return expected
+
+    def _watch(self, sender: Sender, total: int) -> Callable[[int], None]:
+        """Return what works out, while a pass over `total` bytes is sent, what is to come."""
+        begun = time.monotonic()
+
+        def watch(done: int) -> None:
+            dirty = self._writes.bytes
+            so_far = Pass(done, time.monotonic() - begun, dirty)
+            expected = under_way(so_far, max(0, total - done), self._limits)
+            sender.outlook(_outlook(expected, dirty))
+
+        return watch
 
     def _look(self, sender: Sender) -> None:
         """Say what is known before the first pass: how much is written."""
@@ -234,7 +254,7 @@ class LiveCapture(Captured):
         churn = dirty / max(time.monotonic() - self._since, 0.001)
         text = f"{format_size(churn)}/s are written; freezing takes "
         text += f"{format_seconds(self._limits.overhead_s)} by itself."
-        sender.outlook(text, dirty=dirty, churn=churn, freeze_s=self._limits.overhead_s)
+        sender.outlook(Outlook(text, dirty, churn, self._limits.overhead_s))
 
     def _wait(self, sender: Sender) -> bool:
         """Wait for the cut-over; return False when the image wants another pass meanwhile."""
@@ -334,3 +354,14 @@ class LiveCapture(Captured):
             prepare(disk, source, self._plan.all_blocks, settled)
             for disk, source in zip(self._plan.disks, sources, strict=True)
         ]
+
+
+def _outlook(expected: Forecast, dirty: int) -> Outlook:
+    return Outlook(
+        expected.describe(),
+        dirty,
+        expected.churn,
+        expected.freeze_s,
+        expected.finish_s,
+        expected.outrun,
+    )

@@ -12,6 +12,8 @@ from p2v.model.units import KiB, MiB, format_size
 
 GOAL_S = 0.05
 """A freeze that is predicted to be shorter than this is not worth another pass."""
+WORTH_S = 0.005
+"""Nor is one that could only save this much: freezing and thawing take what they take."""
 SETTLED = 0.7
 """A pass that leaves more than this share of what the one before it left has not helped."""
 MAX_PASSES = 40
@@ -54,7 +56,8 @@ class Next(Enum):
 class Forecast:
     """What is to be expected, from what was measured.
 
-    `passes` more will bring the freeze down to `freeze_s`; None where writes outrun the passes.
+    A freeze now would take `freeze_s`. `passes` more will bring it down to its goal, and the first
+    moment for it is in `finish_s` seconds; both are None where writes outrun the passes.
     """
 
     next: Next
@@ -62,6 +65,7 @@ class Forecast:
     passes: int | None
     churn: float
     rate: float
+    finish_s: float | None = None
 
     @property
     def outrun(self) -> bool:
@@ -76,8 +80,10 @@ class Forecast:
         figures = f"{format_size(self.churn)}/s are written, {format_size(self.rate)}/s can be sent"
         if self.outrun:
             return f"Writes outrun the passes ({figures}); {freeze} is to be expected."
-        passes = "" if self.passes is None else f", after {self.passes} more passes"
-        return f"{figures}: {freeze}{passes}."
+        if not self.passes or self.finish_s is None:
+            return f"{figures}: {freeze}."
+        passes = "1 more pass" if self.passes == 1 else f"{self.passes} more passes"
+        return f"{figures}: {passes} in about {format_seconds(self.finish_s)} before the freeze."
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,17 +104,30 @@ def forecast(passes: Sequence[Pass], dirty: int, chunks: int, limits: Limits) ->
     """Return what to do when `dirty` bytes in `chunks` chunks wait after these passes."""
     last = passes[-1] if passes else Pass(0, 0.0, 0)
     churn, rate = last.churn, max(last.rate, 1.0)
-    freeze = limits.overhead_s + chunks * _CHUNK / limits.read_rate
+    reading = chunks * _CHUNK / limits.read_rate
+    freeze = limits.overhead_s + reading
     possible = freeze <= limits.freeze_s and dirty <= limits.memory
     better = not _settled(passes, dirty) and len(passes) < MAX_PASSES
     hope = len(passes) < (PASSES_IN_VAIN if churn >= rate else MAX_PASSES)
-    if freeze <= GOAL_S and possible:
-        return Forecast(Next.FREEZE, freeze, 0, churn, rate)
+    if possible and (freeze <= GOAL_S or reading <= WORTH_S):
+        return Forecast(Next.FREEZE, freeze, 0, churn, rate, 0.0)
     if better or (hope and not possible):
-        return Forecast(Next.DELTA, freeze, _more(dirty, churn, rate, limits), churn, rate)
+        more, seconds = _to_come(dirty, churn, rate, limits)
+        return Forecast(Next.DELTA, freeze, more, churn, rate, seconds)
     if possible:
-        return Forecast(Next.FREEZE, freeze, 0, churn, rate)
+        return Forecast(Next.FREEZE, freeze, 0, churn, rate, 0.0)
     return Forecast(Next.GIVE_UP, freeze, None, churn, rate)
+
+
+def under_way(done: Pass, left: int, limits: Limits) -> Forecast:
+    """Return what is to be expected in a pass that did `done` so far and has `left` bytes to do."""
+    churn, rate = done.churn, max(done.rate, 1.0)
+    seconds = left / rate
+    dirty = min(done.bytes + left, round(done.written + churn * seconds))
+    more, further = _to_come(dirty, churn, rate, limits)
+    now = limits.overhead_s + done.written / limits.read_rate
+    finish = None if further is None else seconds + further
+    return Forecast(Next.DELTA, now, None if more is None else 1 + more, churn, rate, finish)
 
 
 def _settled(passes: Sequence[Pass], dirty: int) -> bool:
@@ -117,17 +136,28 @@ def _settled(passes: Sequence[Pass], dirty: int) -> bool:
     return len(left) == 3 and all(after > SETTLED * before for before, after in pairwise(left))
 
 
-def _more(dirty: int, churn: float, rate: float, limits: Limits) -> int | None:
-    """How many passes bring the freeze below its goal, if each leaves churn/rate of the last."""
+def _to_come(
+    dirty: int, churn: float, rate: float, limits: Limits
+) -> tuple[int | None, float | None]:
+    """How many passes bring the freeze below its goal, and how long they take.
+
+    Each leaves churn/rate of what the one before it left.
+    """
     if churn >= rate:
-        return None
-    count, left = 0, float(dirty)
-    while left / limits.read_rate + limits.overhead_s > GOAL_S and count < MAX_PASSES:
+        return None, None
+    count, left, seconds = 0, float(dirty), 0.0
+    while left / limits.read_rate > max(WORTH_S, GOAL_S - limits.overhead_s):
+        if (count := count + 1) == MAX_PASSES:
+            return None, None
+        seconds += left / rate
         left *= churn / rate
-        count += 1
-    return count if count < MAX_PASSES else None
+    return count, seconds
 
 
 def format_seconds(seconds: float) -> str:
-    """Return a short time for people: ``40 ms``, ``2.5 s``."""
-    return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
+    """Return a time for people: ``40 ms``, ``2.5 s``, ``12 min``, ``3.5 h``."""
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

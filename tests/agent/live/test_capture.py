@@ -76,7 +76,11 @@ class Sender:
         self.commanded = True
         self.failures: dict[str, Exception] = {}
 
-    def send(self, phase, queue, total, *, compare=False, announce=False, moved=None) -> Counters:
+    def send(
+        self, phase, queue, total, *, compare=False, announce=False, moved=None, watch=None
+    ) -> Counters:
+        if watch is not None:
+            watch(total // 2)
         blocks = list(queue)
         self.passes.append(phase)
         if failure := self.failures.pop(phase, None):
@@ -84,8 +88,8 @@ class Sender:
         self.chunks.append([block.offset // (4 * GRANULE) for block in blocks])
         return Counters(handled=sum(block.length for block in blocks))
 
-    def outlook(self, text, *, dirty, churn, freeze_s) -> None:
-        assert text
+    def outlook(self, outlook) -> None:
+        assert outlook.text and outlook.freeze_s >= 0
 
     def wait(self, phase, seconds) -> bool:
         self.waits += 1

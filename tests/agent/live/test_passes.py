@@ -5,7 +5,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.live.passes import MAX_PASSES, PASSES_IN_VAIN, Limits, Next, Pass, forecast
+from agent.live.passes import (
+    MAX_PASSES,
+    PASSES_IN_VAIN,
+    Limits,
+    Next,
+    Pass,
+    forecast,
+    under_way,
+)
 from p2v.model.units import GiB, KiB, MiB
 
 LIMITS = Limits(freeze_s=5.0, overhead_s=0.01, read_rate=200 * MiB)
@@ -60,6 +68,27 @@ def test_the_freeze_is_predicted_from_reading_and_from_freezing_itself():
 def test_a_disk_that_reads_slowly_is_not_frozen_for_longer_than_allowed():
     slow = Limits(freeze_s=1.0, read_rate=5 * MiB)
     assert shrinking(50 * MiB, 15 * MiB, 10 * GiB, slow)[1].next is Next.GIVE_UP
+
+
+def test_passes_cannot_shorten_what_freezing_takes_by_itself():
+    slow = Limits(freeze_s=5.0, overhead_s=0.2, read_rate=200 * MiB)
+    assert after([Pass(GiB, 10, 0)], 0, slow).next is Next.FREEZE
+    assert after([Pass(GiB, 10, MiB // 4)], MiB // 4, slow).next is Next.FREEZE
+    assert after([Pass(GiB, 10, 30 * MiB)], 30 * MiB, slow).next is Next.DELTA
+
+
+def test_a_pass_under_way_tells_how_many_more_and_how_long():
+    quarter = Pass(25 * GiB, 256, 2560 * MiB)  # 100 MiB/s sent, 10 MiB/s written
+    expected = under_way(quarter, 75 * GiB, LIMITS)
+    assert expected.passes == 1 + 4  # 10 GiB left, then 1 GiB, 100 MiB, 10 MiB
+    assert expected.finish_s == pytest.approx(768 + 102.4 + 10.24 + 1.024 + 0.1024)
+    assert "5 more passes in about 15 min" in expected.describe()
+
+
+def test_a_pass_under_way_whose_writes_outrun_it_says_so():
+    expected = under_way(Pass(GiB, 100, 2 * GiB), 9 * GiB, LIMITS)
+    assert expected.outrun and expected.passes is None and expected.finish_s is None
+    assert "outrun" in expected.describe()
 
 
 @given(
