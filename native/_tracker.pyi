@@ -69,6 +69,9 @@ class CoreTracker:
         A mark set by a program is found by this call or by the next one, never lost.
         """
 
+    def peek(self, index: int, first: int, count: int) -> bytearray:
+        """Return a bitmap of `count` granules from `first` on: those that are marked stay so."""
+
     def counts(self, index: int) -> tuple[int, int, int, int]:
         """Return four counters of the disk that only grow; marks may be missing for the last three.
 

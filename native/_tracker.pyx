@@ -51,6 +51,8 @@ cdef extern from "tracker/load.h":
                      const disk *disks, size_t count, int bytes) nogil
     void tracker_close(tracker *self) nogil
     void tracker_take(tracker *self, size_t index, uint8_t *bits) nogil
+    void tracker_peek(
+        const tracker *self, size_t index, size_t first, size_t count, uint8_t *bits) nogil
     size_t tracker_bits_length(const tracker *self, size_t index) nogil
     int tracker_counts(const tracker *self, size_t index, disk *counts) nogil
     int tracker_lost(const tracker *self, uint64_t *most) nogil
@@ -224,6 +226,19 @@ cdef class CoreTracker:
             raise ValueError(f"the bitmap has {view.length} bytes")
         with nogil:
             tracker_take(self.loaded, index, view.data)
+
+    def peek(self, Py_ssize_t index, size_t first, size_t count):
+        cdef bytearray found
+        cdef Bits view
+        cdef size_t granules
+        self.check(index)
+        granules = tracker_bits_length(self.loaded, index) * 8
+        if first > granules or count > granules - first:
+            raise ValueError(f"{count} granules from {first} on leave the disk")
+        found = bytearray((count + 7) // 8)
+        view = Bits(found, True)
+        tracker_peek(self.loaded, index, first, count, view.data)
+        return found
 
     def counts(self, Py_ssize_t index):
         cdef disk found

@@ -95,6 +95,22 @@ class ClassicMarks:
                 first = begin + (region.base >> shift)
                 self._pages.take(first, region.granules, shift, ended, bits)
 
+    def peek(self, leaf: int, first: int, count: int) -> bytearray:
+        """Return a bitmap of `count` granules from `first` on."""
+        found = bytearray(-(-count // 8))
+        start = self._regions[leaf].base + first
+        for level, begin in enumerate(self._levels):
+            shift = LEVEL_SHIFT * level
+            unit, last = start >> shift, start + count - 1 >> shift
+            granules = (last - unit + 1) << shift
+            bits = bytearray(-(-granules // 8))
+            self._pages.take(begin + unit, granules, shift, self._generation, bits)
+            ahead = start - (unit << shift)
+            for n in range(count):
+                if bits[ahead + n >> 3] >> (ahead + n & 7) & 1:
+                    found[n >> 3] |= 1 << (n & 7)
+        return found
+
     def alarms(self, leaf: int) -> Mapping[Alarm, int]:
         """Return how often each alarm concerned the leaf."""
         account = self._audits[leaf]

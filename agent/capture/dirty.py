@@ -48,10 +48,9 @@ class DirtySet:
 
     def granules(self, offset: int, length: int) -> set[int]:
         """Return the first bytes of those granules in it that a range of bytes touches."""
-        numbers = range(offset // self.granule, -(-(offset + length) // self.granule))
         return {
             number * self.granule
-            for number in numbers
+            for number in self.covering(offset, length)
             if self.bits[number >> 3] >> (number & 7) & 1
         }
 
@@ -67,6 +66,10 @@ class DirtySet:
             bits = self.bits[offset // step : -(-end // step)]
             found.append(bits.count(0) < len(bits))
         return found
+
+    def covering(self, offset: int, length: int) -> range:
+        """Return the numbers of all granules that a range of bytes touches."""
+        return range(offset // self.granule, -(-(offset + length) // self.granule))
 
     def add(self, offset: int, length: int) -> None:
         """Put in every granule that the bytes touch.

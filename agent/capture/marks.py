@@ -50,6 +50,9 @@ class Marks(Protocol):
         A mark that is set meanwhile is found now or by the next call, never lost.
         """
 
+    def peek(self, leaf: int, first: int, count: int) -> bytearray:
+        """Return a bitmap of `count` granules from `first` on, of what `collect` would find."""
+
     def alarms(self, leaf: int) -> Mapping[Alarm, int]:
         """Return how often each alarm concerned the leaf; the counts only grow."""
 
@@ -112,6 +115,10 @@ class CoreMarks:
         """Move all marks into one bitmap a leaf."""
         for index, bits in enumerate(into):
             self._tracker.take(index, bits)
+
+    def peek(self, leaf: int, first: int, count: int) -> bytearray:
+        """Return a bitmap of `count` granules from `first` on."""
+        return self._tracker.peek(leaf, first, count)
 
     def alarms(self, leaf: int) -> Mapping[Alarm, int]:
         """Return how often each alarm concerned the leaf."""

@@ -143,9 +143,20 @@ class LiveTracker:
 
     def marked(self, disk: str, offset: int, length: int) -> set[int]:
         """Return which granules of a range were written to, by their first byte."""
+        tracked = self._disks[disk]
         with self._lock:
-            self._collect()
-            return self._pending[disk].granules(offset, length)
+            pending = self._pending[disk]
+            if not tracked.exact:
+                self._collect()
+                return pending.granules(offset, length)
+            granules = pending.covering(offset, length)
+            bits = self._marks.peek(self._places[disk], granules.start, len(granules))
+            marked = {
+                number * pending.granule
+                for n, number in enumerate(granules)
+                if bits[n >> 3] >> (n & 7) & 1
+            }
+            return marked | pending.granules(offset, length)
 
     def parts(self, disk: str, length: int) -> list[bool]:
         """Return for each `length` bytes whether some of it was written to."""

@@ -248,6 +248,15 @@ void tracker_take(struct tracker *tracker, size_t index, uint8_t *bits)
 		   lines_of(tracker, index) * words, tracker->bytes, bits);
 }
 
+void tracker_peek(const struct tracker *tracker, size_t index, size_t first, size_t count,
+		  uint8_t *bits)
+{
+	const size_t words = line_length(tracker) / sizeof(uint64_t);
+
+	marks_peek(tracker->marks + tracker->disks[index].base * words, first, count,
+		   tracker->bytes, bits);
+}
+
 int tracker_counts(const struct tracker *tracker, size_t index, struct disk *disk)
 {
 	int fd = bpf_object__find_map_fd_by_name(tracker->object, "disks");

@@ -34,6 +34,10 @@ void tracker_close(struct tracker *tracker);
 /* Move the marks of a disk into `bits`, which holds whole words of 64 bits. */
 void tracker_take(struct tracker *tracker, size_t index, uint8_t *bits);
 
+/* Set in `bits` those of `count` granules from `first` on that are marked; the marks stay. */
+void tracker_peek(const struct tracker *tracker, size_t index, size_t first, size_t count,
+		  uint8_t *bits);
+
 /* Bytes that `bits` must have for a disk. */
 size_t tracker_bits_length(const struct tracker *tracker, size_t index);
 

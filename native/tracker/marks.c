@@ -28,6 +28,20 @@ void marks_take(uint64_t *shared, size_t words, int bytes, uint8_t *bits)
 	}
 }
 
+void marks_peek(const uint64_t *shared, size_t first, size_t count, int bytes, uint8_t *bits)
+{
+	const size_t marks = bytes ? sizeof(*shared) : 64; /* a word, each of 64 / marks bits */
+
+	for (size_t i = 0; i < count; i++) {
+		size_t at = first + i;
+		uint64_t word = __atomic_load_n(&shared[at / marks], __ATOMIC_ACQUIRE);
+		uint64_t mark = bytes ? 0xffULL << 8 * (at % marks) : 1ULL << at % marks;
+
+		if (word & mark)
+			bits[i >> 3] |= (uint8_t)(1 << (i & 7));
+	}
+}
+
 void bits_set(uint8_t *bits, size_t first, size_t count)
 {
 	size_t end = first + count;

@@ -14,6 +14,9 @@ struct run {
 /* Move the marks of `words` shared words, 64 bits or 8 bytes each, into `bits`, and clear them. */
 void marks_take(uint64_t *shared, size_t words, int bytes, uint8_t *bits);
 
+/* Set in `bits` those of `count` marks from `first` on that are set; they stay. */
+void marks_peek(const uint64_t *shared, size_t first, size_t count, int bytes, uint8_t *bits);
+
 /* Set `count` bits from `first` on. */
 void bits_set(uint8_t *bits, size_t first, size_t count);
 

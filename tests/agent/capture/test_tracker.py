@@ -372,6 +372,35 @@ def test_counting_takes_nothing_away(make_disk, make):
 
 
 @pytest.mark.parametrize("make", WAYS)
+def test_what_was_written_in_a_range_is_known_and_not_forgotten(make_disk, make):
+    devices = [make_disk(size, f"disk{size}")[1] for size in (5 * MiB, 400 * MiB)]
+    name = devices[1].name
+    with tracked(make, *devices) as tracker, Disk(devices[0]) as other, Disk(devices[1]) as disk:
+        other.write(0)
+        for granule in (1, 7, 64, 6399):
+            disk.write(granule * GRANULE)
+        tracker.dirty_bytes(name)  # the marks so far are kept elsewhere from now on
+        for granule in (9, 66):
+            disk.write(granule * GRANULE)
+        disk.discard(2048 * GRANULE, 1024 * GRANULE)
+        for first, count, wanted in [
+            (0, 4, {1}),
+            (4, 4, {7}),
+            (0, 128, {1, 7, 9, 64, 66}),
+            (63, 3, {64}),
+            (2047, 3, {2048, 2049}),
+            (3070, 4, {3070, 3071}),
+            (6396, 4, {6399}),
+            (100, 4, set()),
+        ]:
+            marked = tracker.marked(name, first * GRANULE, count * GRANULE)
+            assert {at // GRANULE for at in marked} == wanted
+        assert {1, 7, 9, 64, 66, 2048, 3071, 6399} <= granules(tracker.swap(name))
+        assert not tracker.marked(name, 0, disk.size)
+        assert tracker.marked(devices[0].name, 0, MiB) == {0}
+
+
+@pytest.mark.parametrize("make", WAYS)
 def test_a_write_beyond_the_known_end_and_a_resize_are_doubts(make_disk, run, make):
     image, device = make_disk()
     with tracked(make, device) as tracker:
