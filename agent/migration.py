@@ -30,7 +30,7 @@ from agent.stream.chart import Chart
 from agent.stream.converter import Converter
 from agent.stream.lane import Counters
 from agent.stream.remote import HEARTBEAT_S
-from agent.stream.transfer import Options, Transfer
+from agent.stream.transfer import PATIENCE_S, Options, Transfer
 from agent.stream.work import Block
 from p2v.model.errors import (
     MigrationBusyError,
@@ -145,7 +145,7 @@ def migrate(
     begun = time.monotonic()
     live = live or LiveSettings()
     if resume:
-        found = converter.get(resume)
+        found = find(converter, resume, options(plan).patience_s, watch)
         plan = here(found.plan)
         if found.state in _SENT:
             return _attach(converter, found, options(plan), watch, started)
@@ -163,6 +163,30 @@ def migrate(
         unreadable = _unreadable(plan, captured.sources)
         seconds = time.monotonic() - begun
         return Outcome(migration, counters, seconds, captured.notes, unreadable, captured.report())
+
+
+def find(
+    converter: Converter,
+    id: str,  # noqa: A002
+    patience_s: float = PATIENCE_S,
+    watch: Watch = lambda _: None,
+) -> Migration:
+    """Return the migration that is to go on; wait for a converter that is away, and tell `watch`.
+
+    Raises:
+        UnreachableError: it stayed away for `patience_s`.
+        P2VError: it knows no such migration, or does not know us.
+    """
+    begun = time.monotonic()
+    while True:
+        try:
+            return converter.get(id)
+        except UnreachableError as error:
+            elapsed = time.monotonic() - begun
+            if elapsed > patience_s:
+                raise
+            watch(Progress(id, WAITING, 0, 0, Counters(), "", elapsed, f"{error} Trying again."))
+            time.sleep(POLL_S)
 
 
 def _attach(
@@ -239,7 +263,7 @@ class _Run:
         deadline = time.monotonic() + patience_s
         while True:
             try:
-                return self._converter.lease(self._id)
+                return self._patiently(partial(self._converter.lease, self._id))
             except MigrationBusyError as error:
                 sending = error.fields.get("connections", 0)
                 if sending or time.monotonic() >= deadline:

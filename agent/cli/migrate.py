@@ -23,7 +23,7 @@ from agent.job.reporter import Reporter, reporting
 from agent.live.capture import FREEZE_LIMIT_S, LiveSettings
 from agent.live.cutover import parse_cutover
 from agent.live.passes import format_seconds
-from agent.migration import Outcome, Progress, default_options, migrate
+from agent.migration import Outcome, Progress, default_options, find, migrate
 from agent.plan import Choices
 from agent.stream.converter import Converter
 from agent.stream.transfer import Options
@@ -126,8 +126,6 @@ def _migrate(args: argparse.Namespace, controls: Controls, reporter: Reporter) -
     with contextlib.closing(_converter(args)) as converter, make_display(args.progress) as display:
         if plan is not None:
             _warn_of_hosts(converter, plan)
-        plan = plan or converter.get(args.resume).plan
-        reporter.planned(plan)
         named: list[str] = []
 
         def started(migration: Migration) -> None:
@@ -139,6 +137,8 @@ def _migrate(args: argparse.Namespace, controls: Controls, reporter: Reporter) -
             display.show(progress)
             reporter.show(progress)
 
+        plan = plan or find(converter, args.resume, watch=watch).plan
+        reporter.planned(plan)
         try:
             outcome = migrate(
                 converter,

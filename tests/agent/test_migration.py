@@ -178,6 +178,25 @@ def test_resuming_what_was_all_sent_waits_for_its_end(folder, plan, source):
         assert outcome.notes == ("a note",)
 
 
+def test_a_resume_waits_for_a_converter_that_is_away_and_says_so(folder, plan, source):
+    states = []
+    with closing(LocalConverter(folder)) as converter:
+        migration = converter.create(plan)
+        _interrupted(converter, plan, migration)
+    with closing(LocalConverter(folder)) as converter:
+        troubled = Troubled(converter, get=[away] * 3, lease=[away])
+        outcome = migrate(troubled, plan, resume=migration.id, watch=states.append)
+    assert image_of(outcome) == source.read_bytes()
+    assert [state.phase for state in states[:3]] == ["waiting"] * 3
+    assert all("gone" in state.problem for state in states[:3])
+
+
+def test_a_resume_does_not_wait_for_ever(converter, plan):
+    troubled = Troubled(converter, get=[away] * 10**4)
+    with pytest.raises(UnreachableError):
+        migrate(troubled, plan, resume="web01-1", options=lambda _: Options(patience_s=0.1))
+
+
 def test_what_was_cancelled_is_not_resumed(converter, plan):
     migration = converter.create(plan)
     converter._migrations.cancel(migration.id)

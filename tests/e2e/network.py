@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from ipaddress import IPv4Address
 from random import Random
 
 from tests.e2e.running import tool
@@ -21,9 +22,14 @@ from tests.e2e.running import tool
 SEED = int(os.environ.get("P2V_SEED", "0")) or time.time_ns() % 1_000_000
 """Where a test's moments come from; a run that failed is repeated with P2V_SEED."""
 
-_SERVER, _CLIENT, _BITS = "10.213.77.1", "10.213.77.2", 30
 _MTU = 9000
 _ETHERNET = 14
+
+
+def addresses(process: int) -> tuple[str, str]:
+    """Return the ends of a network of its own for a process: several may run at a time."""
+    network = IPv4Address("10.213.0.0") + 4 * (process % (1 << 14))
+    return str(network + 1), str(network + 2)
 
 
 class Network:
@@ -36,7 +42,7 @@ class Network:
         self.loss = 0.0
         self.lost = 0
         self.carried = 0
-        self.converter = _SERVER
+        self.converter, self._agent = addresses(os.getpid())
         self.namespace = f"p2v-{os.getpid()}"
         self._cables = [f"{end}{os.getpid()}" for end in ("p2va", "p2vb", "p2vc", "p2vd")]
         self._random = Random(seed)
@@ -65,9 +71,9 @@ class Network:
                 tool("ethtool", "-K", cable, "tx", "off", "tso", "off", "gso", "off", "gro", "off")
                 tool("ip", "link", "set", cable, "mtu", str(_MTU))
             tool("ip", "link", "set", agent, "netns", self.namespace)
-            tool("ip", "address", "add", f"{_SERVER}/{_BITS}", "dev", converter)
+            tool("ip", "address", "add", f"{self.converter}/30", "dev", converter)
             inside = [*self.prefix, "ip"]
-            tool(*inside, "address", "add", f"{_CLIENT}/{_BITS}", "dev", agent)
+            tool(*inside, "address", "add", f"{self._agent}/30", "dev", agent)
             for cable in (near, far, converter):
                 tool("ip", "link", "set", cable, "up")
             for cable in (agent, "lo"):
