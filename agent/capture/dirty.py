@@ -82,6 +82,13 @@ class DirtySet:
         first = offset // self.granule
         bits_set(self.bits, first, (offset + length - 1) // self.granule - first + 1)
 
+    def add_from(self, below: DirtySet, start: int) -> None:
+        """Put in what is in `below`, of a disk at whose byte `start` this one begins."""
+        for extent in below:
+            first, end = max(0, extent.offset - start), min(self.size, extent.end - start)
+            if first < end:
+                self.add(first, end - first)
+
     def merge(self, other: DirtySet) -> None:
         """Put in what is in `other`, of the same disk: what a pass that failed has not sent.
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -118,6 +119,30 @@ def leaves_of(disk: Leaf, sysfs: Path = SYSFS) -> tuple[Leaf, ...]:
             return ()
         found |= {leaf.name: leaf for leaf in below}
     return tuple(found.values())
+
+
+def starts_of(disk: Leaf, leaves: Sequence[Leaf], sysfs: Path = SYSFS) -> tuple[int, ...] | None:
+    """Return at which byte of each of its `leaves` a disk begins, None where that isn't known.
+
+    It is for a mirror (md RAID 1), each of whose members holds all of it in one piece, on a disk
+    or a partition. Source: Documentation/admin-guide/md.rst.
+
+    Raises:
+        OSError: one of them is gone.
+    """
+    if leaves == (disk,):
+        return (0,)
+    folder = sysfs / "block" / disk.name / "md"
+    if _read(folder / "level", "") != "raid1":
+        return None
+    starts: dict[str, int] = {}
+    for name in disk.identity.lower:
+        begin = int(_read(sysfs / "class/block" / name / "start", "0"))
+        begin += int(_read(folder / f"dev-{name}" / "offset"))
+        starts[_whole(name, sysfs)] = begin * _SECTOR
+    if len(starts) != len(disk.identity.lower) or starts.keys() != {leaf.name for leaf in leaves}:
+        return None
+    return tuple(starts[leaf.name] for leaf in leaves)
 
 
 def _carrier(folder: Path, name: str, lower: tuple[str, ...]) -> Carrier:

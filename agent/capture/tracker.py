@@ -30,7 +30,15 @@ from typing import Protocol
 
 from agent.capture.classic import ClassicMarks
 from agent.capture.dirty import DirtySet
-from agent.capture.leaves import SYSFS, Carrier, Leaf, kernel_name, leaves_of, read_leaf
+from agent.capture.leaves import (
+    SYSFS,
+    Carrier,
+    Leaf,
+    kernel_name,
+    leaves_of,
+    read_leaf,
+    starts_of,
+)
 from agent.capture.marks import Alarm, CoreMarks, Marks
 from p2v.model.errors import NoSuchDiskError, ToolError
 
@@ -75,13 +83,14 @@ class ChangeTracker(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Tracked:
-    """A disk and the devices that are watched for it; `exact` if it is itself that device.
+    """A disk, the devices that are watched for it, and at which byte of each it begins.
 
-    On a disk that is not, any write below counts as one to all of it.
+    It is `exact` if it is itself that device.
     """
 
     disk: Leaf
     leaves: tuple[Leaf, ...]
+    starts: tuple[int, ...] = (0,)
 
     @property
     def exact(self) -> bool:
@@ -200,8 +209,9 @@ class LiveTracker:
             pending = self._pending[name]
             if tracked.exact:
                 pending.merge(taken[name])
-            elif any(taken[leaf.name] for leaf in tracked.leaves):
-                pending.add(0, tracked.disk.size)
+                continue
+            for leaf, start in zip(tracked.leaves, tracked.starts, strict=True):
+                pending.add_from(taken[leaf.name], start)
 
     def _alarms(self, disk: str) -> dict[Alarm, int]:
         total: dict[Alarm, int] = {}
@@ -215,13 +225,14 @@ class LiveTracker:
         try:
             disk = read_leaf(tracked.disk.name, self._sysfs)
             leaves = leaves_of(disk, self._sysfs)
+            starts = starts_of(disk, leaves, self._sysfs)
         except OSError:
             return f"{tracked.disk.name} or a disk below it is gone"
         if disk.size != tracked.disk.size:
             return f"{disk.name} was resized from {tracked.disk.size} to {disk.size} bytes"
         if disk.identity != tracked.disk.identity:
             return f"{disk.name} is another disk than before"
-        if leaves != tracked.leaves:
+        if leaves != tracked.leaves or starts != tracked.starts:
             return f"{disk.name} is on other disks than before"
         return None
 
@@ -293,6 +304,7 @@ def _resolve(
         try:
             disk = read_leaf(name, sysfs)
             leaves = leaves_of(disk, sysfs)
+            starts = starts_of(disk, leaves, sysfs)
         except OSError as error:
             raise NoSuchDiskError(disk=str(given)) from error
         below = ", ".join(leaf.name for leaf in leaves)
@@ -300,12 +312,16 @@ def _resolve(
             reasons.append(f"{name}: cannot be tracked, it has {disk.carrier.value}")
             untracked.append(name)
             continue
-        tracked.append(Tracked(disk, leaves))
-        if disk.carrier is Carrier.DEVICES:
+        if starts is None:
             reasons.append(
-                f"{name}: tracked through {below}; where on it something was written is not "
-                "known, so that it is compared as a whole whenever there was a write"
+                f"{name}: only its driver knows where on {below} it writes what; capture these "
+                "disks instead of it"
             )
+            untracked.append(name)
+            continue
+        tracked.append(Tracked(disk, leaves, starts))
+        if disk.carrier is Carrier.DEVICES:
+            reasons.append(f"{name}: a mirror, tracked through {below}")
     return tracked, reasons, untracked
 
 

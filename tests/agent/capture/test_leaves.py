@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.capture.leaves import SYSFS, Carrier, kernel_name, leaves_of, read_leaf
+from agent.capture.leaves import SYSFS, Carrier, kernel_name, leaves_of, read_leaf, starts_of
 from p2v.model.errors import NoSuchDiskError
 
 
@@ -39,7 +39,22 @@ class Sysfs:
         folder = self.root / "devices" / disk / name
         folder.mkdir()
         (folder / "partition").write_text("1\n")
+        (folder / "start").write_text("2048\n")
         (self.root / "class/block" / name).symlink_to(folder)
+
+    def array(self, name, level, **offsets):
+        """Make it an array, whose data is on its members from `offsets` on, in sectors."""
+        self.disk(name, mq=False, below=list(offsets))
+        folder = self.root / "devices" / name / "md"
+        folder.mkdir()
+        (folder / "level").write_text(f"{level}\n")
+        for member, offset in offsets.items():
+            (folder / f"dev-{member}").mkdir()
+            (folder / f"dev-{member}" / "offset").write_text(f"{offset}\n")
+
+    def starts(self, name):
+        disk = read_leaf(name, self.root)
+        return starts_of(disk, leaves_of(disk, self.root), self.root)
 
     def names(self, name):
         return [leaf.name for leaf in leaves_of(read_leaf(name, self.root), self.root)]
@@ -71,6 +86,28 @@ def test_volumes_lead_to_the_disks_below_through_partitions_and_arrays(sysfs):
     sysfs.disk("md0", mq=False, below=["sda2", "sdb2"])
     sysfs.disk("dm-0", mq=False, below=["md0"])
     assert sysfs.names("dm-0") == ["sda", "sdb"]
+
+
+def test_where_a_mirror_begins_on_its_members_is_known(sysfs):
+    for disk in ("sda", "sdb"):
+        sysfs.disk(disk)
+        sysfs.partition(disk, f"{disk}2")
+    assert sysfs.starts("sda") == (0,)
+    sysfs.array("md0", "raid1", sda2=16, sdb=0)
+    assert sysfs.starts("md0") == ((2048 + 16) * 512, 0)
+
+
+def test_of_no_other_array_or_volume_it_is(sysfs):
+    sysfs.disk("sda")
+    sysfs.disk("sdb")
+    sysfs.array("md0", "raid0", sda=16, sdb=16)
+    sysfs.disk("dm-0", mq=False, below=["sda"])
+    sysfs.array("md1", "raid1", **{"dm-0": 0, "sdb": 0})
+    for partition in ("sda1", "sda2"):
+        sysfs.partition("sda", partition)
+    sysfs.array("md2", "raid1", sda1=0, sda2=0)
+    for name in ("md0", "dm-0", "md1", "md2"):
+        assert sysfs.starts(name) is None
 
 
 def test_two_partitions_of_one_disk_are_one_leaf(sysfs):

@@ -18,8 +18,9 @@ import pytest
 
 from agent.capture.classic import ClassicMarks
 from agent.capture.dirty import DirtySet
+from agent.capture.leaves import leaves_of, read_leaf, starts_of
 from agent.capture.marks import CoreMarks
-from agent.capture.tracker import Way, choose
+from agent.capture.tracker import LiveTracker, Tracked, Way, choose
 from p2v.model.errors import NoSuchDiskError
 from tests.agent.capture.tracking import (
     GRANULE,
@@ -31,6 +32,7 @@ from tests.agent.capture.tracking import (
     bits,
     differing,
     granules,
+    mirror_like,
     needs_bits,
     sound,
     sysfs_like,
@@ -369,6 +371,29 @@ def test_counting_takes_nothing_away(make_disk, make):
         assert tracker.dirty_bytes(device.name) == 2 * GRANULE
         assert granules(tracker.swap(device.name)) == {0, 1}
         assert tracker.dirty_bytes(device.name) == 0
+
+
+@pytest.mark.parametrize("make", WAYS)
+def test_a_mirror_is_tracked_through_its_members(make_disk, tmp_path, make):
+    """Members of real disks, under a mirror that only sysfs knows of."""
+    members = [make_disk(8 * MiB, name)[1] for name in ("one", "other")]
+    sysfs, name = mirror_like(tmp_path / "sysfs", *members, offset=MiB)
+    disk = read_leaf(name, sysfs)
+    leaves = leaves_of(disk, sysfs)
+    tracked = Tracked(disk, leaves, starts_of(disk, leaves, sysfs))
+    with LiveTracker([tracked], make, sysfs=sysfs) as tracker, ExitStack() as stack:
+        one, other = (stack.enter_context(Disk(member)) for member in members)
+        assert tracker.doubt(name) is None
+        one.write(0)  # its own, before the data
+        assert not tracker.swap(name)
+        one.write(MiB + 5 * GRANULE)
+        other.write(MiB + 5 * GRANULE)
+        other.write(MiB + 9 * GRANULE + 4 * KiB)
+        assert {at // GRANULE for at in tracker.marked(name, 8 * GRANULE, MiB)} == {9}
+        one.write(8 * MiB - 4 * KiB, 4 * KiB)
+        assert granules(tracker.swap(name)) == {5, 9, 7 * 16 - 1}
+        (sysfs / "block/md9/md/level").write_text("raid5\n")
+        assert "on other disks" in tracker.doubt(name)
 
 
 @pytest.mark.parametrize("make", WAYS)

@@ -53,6 +53,27 @@ def tracked(make: Make, *devices: Path) -> Iterator[LiveTracker]:
         yield tracker
 
 
+def mirror_like(folder: Path, *members: Path, offset: int) -> tuple[Path, str]:
+    """Return a sysfs in which there is a mirror of loop devices, at `offset`, and its name.
+
+    Nothing writes through it: a test writes to the members, as its driver would.
+    """
+    made = folder / "block/md9"
+    for part in (made / "slaves", made / "md", folder / "class/block"):
+        part.mkdir(parents=True)
+    size = min(read_leaf(member.name).size for member in members) - offset
+    (made / "dev").write_text("9:9\n")
+    (made / "size").write_text(f"{size // 512}\n")
+    (made / "md/level").write_text("raid1\n")
+    for member in members:
+        real = (SYSFS / "block" / member.name).resolve()
+        for place in ("block", "class/block", "block/md9/slaves"):
+            (folder / place / member.name).symlink_to(real)
+        (made / f"md/dev-{member.name}").mkdir()
+        (made / f"md/dev-{member.name}/offset").write_text(f"{offset // 512}\n")
+    return folder, "md9"
+
+
 def sound(doubt: str | None) -> bool:
     """Whether there is no doubt, or one that a healthy tracker may have too.
 
