@@ -135,6 +135,8 @@ def restored_records(server: Server, done: dict, records: Records, room: Path) -
 
 
 RUNS = 2
+MANY = int(os.environ.get("P2V_RUNS", "100"))
+"""In a row, of each file system; a hundred take an hour or so on a busy machine."""
 
 
 @pytest.mark.parametrize(
@@ -142,7 +144,7 @@ RUNS = 2
     [
         ("ext4", RUNS),
         *(
-            pytest.param(kind, 100, marks=[pytest.mark.slow, pytest.mark.timeout(9000)])
+            pytest.param(kind, MANY, marks=[pytest.mark.slow, pytest.mark.timeout(9000)])
             for kind in KINDS
         ),
     ],
