@@ -21,9 +21,9 @@ from agent.capture.source import Source
 from agent.captured import Captured, Opened, Outlook, open_offline
 from agent.device import resolve
 from agent.job.controls import Controls
-from agent.live.capture import LiveSettings
 from agent.live.cutover import When
 from agent.live.method import open_running
+from agent.live.settings import LiveSettings
 from agent.mounts import writers_of
 from agent.stream.announce import announced
 from agent.stream.chart import Chart

@@ -20,9 +20,9 @@ from agent.cli.progress import format_time, make_display
 from agent.job.controls import Controls
 from agent.job.folder import Job
 from agent.job.reporter import Reporter, reporting
-from agent.live.capture import FREEZE_LIMIT_S, LiveSettings
 from agent.live.cutover import parse_cutover
 from agent.live.passes import format_seconds
+from agent.live.settings import FREEZE_LIMIT_S, LiveSettings
 from agent.migration import Outcome, Progress, default_options, find, migrate
 from agent.plan import Choices
 from agent.stream.converter import Converter

@@ -46,7 +46,8 @@ def add_plan_options(parser: argparse.ArgumentParser) -> None:
         "--capture",
         choices=[item.value for item in Capture],
         default=Capture.AUTO.value,
-        help="how, if live (default: auto): a change tracker in the kernel, or LVM snapshots",
+        help="how, if live (default: auto): a change tracker in the kernel, LVM snapshots, or "
+        "comparisons (scan), which only prepare what the p2v ISO finishes",
     )
     group.add_argument("--name", default="", help="name of the migration (default: the machine's)")
     group.add_argument(

@@ -14,7 +14,6 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +22,10 @@ from agent.capture.source import Source
 from agent.capture.tracker import choose
 from agent.captured import Captured, Outlook, Sender, open_sources
 from agent.device import is_block
-from agent.live.cutover import Cutover, When
+from agent.live.cutover import When
 from agent.live.filesystems import writable_on
-from agent.live.freeze import Freeze, frozen
-from agent.live.hooks import FOLDER, Hooks
+from agent.live.freeze import Freeze, frozen, settle
+from agent.live.hooks import Hooks
 from agent.live.instant import Instant, MemoryFullError
 from agent.live.passes import (
     MAX_TAKEN,
@@ -38,6 +37,7 @@ from agent.live.passes import (
     format_seconds,
     under_way,
 )
+from agent.live.settings import LiveSettings
 from agent.live.writes import Writes
 from agent.stream.lane import Counters
 from p2v.model.errors import FreezeError, NotLiveError, ProtocolError, TooBusyError, UsageError
@@ -46,8 +46,6 @@ from p2v.model.units import KiB, MiB, format_size
 
 log = logging.getLogger(__name__)
 
-FREEZE_LIMIT_S = 5.0
-"""A freeze that takes longer is ended by the watchdog; applications notice, and go on."""
 WARM_S = 60.0
 """How often a pass keeps an image warm that waits for its cut-over."""
 MAX_COMPARISONS = 10
@@ -56,17 +54,6 @@ MAX_FREEZES = 10
 _ROUNDS = 8
 _GRANULE = 64 * KiB
 _HEADROOM = 8 * MiB
-
-
-@dataclass(frozen=True, slots=True)
-class LiveSettings:
-    """What the user wants of a live capture."""
-
-    cutover: Cutover = field(default_factory=Cutover)
-    freeze_limit_s: float = FREEZE_LIMIT_S
-    hooks: Path = FOLDER
-    folder: Path | None = None
-    """Where the images are written on this machine, if they are."""
 
 
 @contextmanager
@@ -339,15 +326,8 @@ class LiveCapture(Captured):
         log.warning("%s: %s", trouble, consequence)
 
     def _settle(self, sources: Sequence[Source]) -> list[Layout]:
-        """Freeze and thaw once, which writes out what is in journals; then read the maps."""
-        settled: set[tuple[int, int]] = set()
-        with writable_on(self._paths) as systems:
-            for system in systems:
-                system.sync()
-            with frozen(systems, self._limits.freeze_s) as freeze:
-                pass
-            if not freeze.late:
-                settled.update(*(system.devices for system in freeze.held))
+        """Read the maps of used blocks once they are right; measure what a freeze will cost."""
+        freeze, settled = settle(self._paths, self._limits.freeze_s)
         rate = self._instant.read_rate([source.size for source in sources])
         self._limits = Limits(self._settings.freeze_limit_s, freeze.seconds, rate)
         return [

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from agent.live.filesystems import FileSystem
+from agent.live.filesystems import FileSystem, writable_on
 from native._freeze import Watchdog, lock_memory, unlock_memory
 from p2v.model.errors import FreezeError
 
@@ -85,6 +85,23 @@ def frozen(
             gc.enable()
         freeze.late |= watchdog.expired
         watchdog.end(thawed)
+
+
+def settle(disks: Sequence[Path], limit_s: float) -> tuple[Freeze, frozenset[tuple[int, int]]]:
+    """Freeze and thaw once what is mounted of these disks: it writes out what is in journals.
+
+    Return the freeze, and the devices whose maps of used blocks are right from then on.
+
+    Raises:
+        FreezeError: one cannot be frozen, though it knows how to.
+    """
+    with writable_on(disks) as systems:
+        for system in systems:
+            system.sync()
+        with frozen(systems, limit_s) as freeze:
+            pass
+        held = [] if freeze.late else freeze.held
+        return freeze, frozenset(device for system in held for device in system.devices)
 
 
 def _lock() -> None:

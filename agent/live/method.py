@@ -2,27 +2,30 @@
 """Which way the disks of a running machine are captured, and why.
 
 A tracker first (agent.capture.tracker chooses among its kinds): it gives all disks at one instant.
-Where the kernel has none, LVM snapshots, if they can stand for the disks. Comparing digests alone
-is no third way: its last comparison would read all of the disks while they are frozen.
+Where the kernel has none, LVM snapshots, if they can stand for the disks. Comparing digests comes
+last: it cannot end a capture, as its last comparison would read all of the disks while they are
+frozen, but it prepares one that ends elsewhere (agent.live.scan).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
 from agent.capture.lvm import open_snapshots
 from agent.captured import Captured, Opened
-from agent.live.capture import LiveSettings, open_live
+from agent.live.capture import open_live
+from agent.live.scan import open_scan
+from agent.live.settings import LiveSettings
 from p2v.model.errors import NotLiveError
 from p2v.model.plan import Capture, Plan
 
-_ORDER: Mapping[Capture, Sequence[Capture]] = {
-    Capture.AUTO: (Capture.TRACKER, Capture.LVM),
-    Capture.TRACKER: (Capture.TRACKER,),
-    Capture.LVM: (Capture.LVM,),
+_NAMES: Mapping[Capture, str] = {
+    Capture.TRACKER: "change tracker",
+    Capture.LVM: "LVM snapshots",
+    Capture.SCAN: "comparisons",
 }
-_NAMES = {Capture.TRACKER: "change tracker", Capture.LVM: "LVM snapshots"}
+"""In the order in which they are tried."""
 
 
 @contextmanager
@@ -37,10 +40,11 @@ def open_running(plan: Plan, settings: LiveSettings) -> Iterator[Captured]:
     ways: dict[Capture, Callable[[], Opened]] = {
         Capture.TRACKER: lambda: open_live(plan, settings),
         Capture.LVM: lambda: open_snapshots(plan, refused),
+        Capture.SCAN: lambda: open_scan(plan, settings, refused),
     }
     with ExitStack() as stack:
         captured = None
-        for way in _ORDER[plan.capture]:
+        for way in _NAMES if plan.capture is Capture.AUTO else [plan.capture]:
             try:
                 captured = stack.enter_context(ways[way]())
             except NotLiveError as error:

@@ -36,6 +36,8 @@ class Capture(StrEnum):
     """The kernel marks what is written; all disks are captured at one instant."""
     LVM = "lvm"
     """Snapshots of logical volumes, each at its own instant."""
+    SCAN = "scan"
+    """Comparisons, which prepare an image that is finished when nobody writes any more."""
 
 
 class Treatment(StrEnum):

@@ -12,10 +12,11 @@ import pytest
 from agent.capture.dirty import DirtySet
 from agent.capture.source import Source
 from agent.live import capture as capture_module
-from agent.live.capture import LiveCapture, LiveSettings
+from agent.live.capture import LiveCapture
 from agent.live.cutover import Cutover, When
 from agent.live.hooks import Hooks
 from agent.live.instant import Instant
+from agent.live.settings import LiveSettings
 from agent.live.writes import Writes
 from agent.stream.lane import Counters
 from p2v.model.errors import FreezeError, NotLiveError, ProtocolError, TooBusyError
