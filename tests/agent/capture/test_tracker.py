@@ -32,6 +32,7 @@ from tests.agent.capture.tracking import (
     bits,
     differing,
     granules,
+    keeps_its_promise,
     mirror_like,
     needs_bits,
     sound,
@@ -77,9 +78,13 @@ def check_operations(disk, tracker, name):
         (lambda: disk.read(0, MiB), set()),
         (lambda: os.fsync(disk.fd), set()),
     ]:
-        change()
-        assert granules(tracker.swap(name)) == expected
-        assert not tracker.swap(name)
+
+        def check(change=change, expected=expected):
+            change()
+            assert granules(tracker.swap(name)) == expected
+            assert not tracker.swap(name)
+
+        keeps_its_promise(tracker, name, check=check)
 
 
 @pytest.mark.parametrize("make", WAYS)
@@ -88,13 +93,17 @@ def test_whatever_a_file_system_changes_is_marked(make_disk, mount, run, tmp_pat
     image, device = make_disk({"ext4": SIZE, "xfs": 304 * MiB}[kind])
     with tracked(make, device) as tracker:
         for change in (make_file_system, use_file_system, trim_file_system, freeze_file_system):
-            before = tmp_path / "before.img"
-            subprocess.run(["cp", "--sparse=always", image, before], check=True)
-            change(kind, device, tmp_path, mount, run)
-            marked = granules(tracker.swap(device.name))
-            changed = differing(before, image)
-            assert changed
-            assert changed <= marked
+
+            def check(change=change):
+                before = tmp_path / "before.img"
+                subprocess.run(["cp", "--sparse=always", image, before], check=True)
+                change(kind, device, tmp_path, mount, run)
+                marked = granules(tracker.swap(device.name))
+                changed = differing(before, image)
+                assert changed
+                assert changed <= marked
+
+            keeps_its_promise(tracker, device.name, check=check)
         assert sound(tracker.doubt(device.name))
 
 
@@ -145,15 +154,19 @@ def test_several_disks_are_kept_apart(make_disk, make):
     devices = [make_disk(size, f"disk{size}")[1] for size in (3 * MiB, 300 * MiB, 40 * MiB + 512)]
     with tracked(make, *devices) as tracker, ExitStack() as stack:
         disks = [stack.enter_context(Disk(device)) for device in devices]
-        for number, disk in enumerate(disks):
-            disk.write(number * GRANULE)
-        disks[1].discard(96 * MiB, 96 * MiB)  # whole units of every level
-        disks[2].write(40 * MiB, 512)
-        assert granules(tracker.swap(devices[1].name)) == {1, *range(1536, 3072)}
-        assert tracker.dirty_bytes(devices[0].name) == GRANULE
-        assert granules(tracker.swap(devices[0].name)) == {0}
-        last = list(tracker.swap(devices[2].name))[-1]
-        assert (last.offset, last.length) == (40 * MiB, 512)
+
+        def check():
+            for number, disk in enumerate(disks):
+                disk.write(number * GRANULE)
+            disks[1].discard(96 * MiB, 96 * MiB)  # whole units of every level
+            disks[2].write(40 * MiB, 512)
+            assert granules(tracker.swap(devices[1].name)) == {1, *range(1536, 3072)}
+            assert tracker.dirty_bytes(devices[0].name) == GRANULE
+            assert granules(tracker.swap(devices[0].name)) == {0}
+            last = list(tracker.swap(devices[2].name))[-1]
+            assert (last.offset, last.length) == (40 * MiB, 512)
+
+        keeps_its_promise(tracker, *(device.name for device in devices), check=check)
         assert all(sound(tracker.doubt(device.name)) for device in devices)
 
 
@@ -365,12 +378,16 @@ def test_reading_before_swapping_loses_a_write(make_disk):
 def test_counting_takes_nothing_away(make_disk, make):
     _, device = make_disk()
     with Disk(device) as disk, tracked(make, device) as tracker:
-        disk.write(0)
-        assert [tracker.dirty_bytes(device.name) for _ in range(3)] == [GRANULE] * 3
-        disk.write(GRANULE)
-        assert tracker.dirty_bytes(device.name) == 2 * GRANULE
-        assert granules(tracker.swap(device.name)) == {0, 1}
-        assert tracker.dirty_bytes(device.name) == 0
+
+        def check():
+            disk.write(0)
+            assert [tracker.dirty_bytes(device.name) for _ in range(3)] == [GRANULE] * 3
+            disk.write(GRANULE)
+            assert tracker.dirty_bytes(device.name) == 2 * GRANULE
+            assert granules(tracker.swap(device.name)) == {0, 1}
+            assert tracker.dirty_bytes(device.name) == 0
+
+        keeps_its_promise(tracker, device.name, check=check)
 
 
 @pytest.mark.parametrize("make", WAYS)
@@ -383,15 +400,19 @@ def test_a_mirror_is_tracked_through_its_members(make_disk, tmp_path, make):
     tracked = Tracked(disk, leaves, starts_of(disk, leaves, sysfs))
     with LiveTracker([tracked], make, sysfs=sysfs) as tracker, ExitStack() as stack:
         one, other = (stack.enter_context(Disk(member)) for member in members)
-        assert tracker.doubt(name) is None
-        one.write(0)  # its own, before the data
-        assert not tracker.swap(name)
-        one.write(MiB + 5 * GRANULE)
-        other.write(MiB + 5 * GRANULE)
-        other.write(MiB + 9 * GRANULE + 4 * KiB)
-        assert {at // GRANULE for at in tracker.marked(name, 8 * GRANULE, MiB)} == {9}
-        one.write(8 * MiB - 4 * KiB, 4 * KiB)
-        assert granules(tracker.swap(name)) == {5, 9, 7 * 16 - 1}
+
+        def check():
+            assert tracker.doubt(name) is None
+            one.write(0)  # its own, before the data
+            assert not tracker.swap(name)
+            one.write(MiB + 5 * GRANULE)
+            other.write(MiB + 5 * GRANULE)
+            other.write(MiB + 9 * GRANULE + 4 * KiB)
+            assert {at // GRANULE for at in tracker.marked(name, 8 * GRANULE, MiB)} == {9}
+            one.write(8 * MiB - 4 * KiB, 4 * KiB)
+            assert granules(tracker.swap(name)) == {5, 9, 7 * 16 - 1}
+
+        keeps_its_promise(tracker, name, check=check)
         (sysfs / "block/md9/md/level").write_text("raid5\n")
         assert "on other disks" in tracker.doubt(name)
 
@@ -401,28 +422,32 @@ def test_what_was_written_in_a_range_is_known_and_not_forgotten(make_disk, make)
     devices = [make_disk(size, f"disk{size}")[1] for size in (5 * MiB, 400 * MiB)]
     name = devices[1].name
     with tracked(make, *devices) as tracker, Disk(devices[0]) as other, Disk(devices[1]) as disk:
-        other.write(0)
-        for granule in (1, 7, 64, 6399):
-            disk.write(granule * GRANULE)
-        tracker.dirty_bytes(name)  # the marks so far are kept elsewhere from now on
-        for granule in (9, 66):
-            disk.write(granule * GRANULE)
-        disk.discard(2048 * GRANULE, 1024 * GRANULE)
-        for first, count, wanted in [
-            (0, 4, {1}),
-            (4, 4, {7}),
-            (0, 128, {1, 7, 9, 64, 66}),
-            (63, 3, {64}),
-            (2047, 3, {2048, 2049}),
-            (3070, 4, {3070, 3071}),
-            (6396, 4, {6399}),
-            (100, 4, set()),
-        ]:
-            marked = tracker.marked(name, first * GRANULE, count * GRANULE)
-            assert {at // GRANULE for at in marked} == wanted
-        assert {1, 7, 9, 64, 66, 2048, 3071, 6399} <= granules(tracker.swap(name))
-        assert not tracker.marked(name, 0, disk.size)
-        assert tracker.marked(devices[0].name, 0, MiB) == {0}
+
+        def check():
+            other.write(0)
+            for granule in (1, 7, 64, 6399):
+                disk.write(granule * GRANULE)
+            tracker.dirty_bytes(name)  # the marks so far are kept elsewhere from now on
+            for granule in (9, 66):
+                disk.write(granule * GRANULE)
+            disk.discard(2048 * GRANULE, 1024 * GRANULE)
+            for first, count, wanted in [
+                (0, 4, {1}),
+                (4, 4, {7}),
+                (0, 128, {1, 7, 9, 64, 66}),
+                (63, 3, {64}),
+                (2047, 3, {2048, 2049}),
+                (3070, 4, {3070, 3071}),
+                (6396, 4, {6399}),
+                (100, 4, set()),
+            ]:
+                marked = tracker.marked(name, first * GRANULE, count * GRANULE)
+                assert {at // GRANULE for at in marked} == wanted
+            assert {1, 7, 9, 64, 66, 2048, 3071, 6399} <= granules(tracker.swap(name))
+            assert not tracker.marked(name, 0, disk.size)
+            assert tracker.marked(devices[0].name, 0, MiB) == {0}
+
+        keeps_its_promise(tracker, *(device.name for device in devices), check=check)
 
 
 @pytest.mark.parametrize("make", WAYS)
