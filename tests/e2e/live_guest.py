@@ -127,6 +127,12 @@ def _drive(path: Path, name: str) -> list[str]:
     return ["-drive", drive, "-device", f"virtio-blk-pci,drive={name},serial={name}"]
 
 
+def inside(image: Path, volume: str, path: str) -> str:
+    """Return what the file `path` on a logical volume of a raw image holds; replays its journal."""
+    script = f"run\nmount /dev/{volume} /\ncat {path}\n"
+    return _guestfish(["--format=raw", "-a", str(image)], script)
+
+
 def tree() -> Path:
     """Return an archive of Debian 11's files; it is made once, then kept."""
     made = CACHE / "debian-11-lvm" / "tree.tar"
@@ -165,18 +171,25 @@ def _build(built: Path, names: Sequence[str]) -> None:
             file.truncate(mib << 20)
     script = _MAKE.format(tree=tree(), boot=boot, fstab=built / "fstab", job=built / "job.service")
     drives = [word for path in making for word in ("-a", str(path))]
-    subprocess.run(
-        ["guestfish", "--format=raw", *drives],
-        input=f"run\n{script}",
-        env=os.environ
-        | {
-            "LIBGUESTFS_BACKEND": "direct",
-            "LIBGUESTFS_BACKEND_SETTINGS": "force_tcg",
-            "LIBGUESTFS_MEMSIZE": "768",
-        },
+    _guestfish(["--format=raw", *drives], f"run\n{script}")
+    for path in making:
+        path.rename(path.with_suffix(""))
+
+
+def _guestfish(options: Sequence[str], script: str) -> str:
+    """Run a script in libguestfs's appliance; return what it prints."""
+    appliance = {
+        "LIBGUESTFS_BACKEND": "direct",
+        "LIBGUESTFS_BACKEND_SETTINGS": "force_tcg",
+        "LIBGUESTFS_MEMSIZE": "768",
+    }
+    done = subprocess.run(
+        ["guestfish", *options],
+        input=script,
+        env=os.environ | appliance,
+        stdout=subprocess.PIPE,
         text=True,
         check=True,
         timeout=GUEST_S,
     )
-    for path in making:
-        path.rename(path.with_suffix(""))
+    return done.stdout

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.conftest import converting
-from tests.e2e.live_guest import Guest, guest
+from tests.e2e.live_guest import Guest, guest, inside
 
 REPOSITORY = Path(__file__).parents[2]
 pytestmark = [
@@ -73,6 +73,8 @@ lvs --noheadings -o lv_name vg1 | grep p2v_ && echo snapshots-left
 """
 LIVE = """
 migrate ab --live --disk vda --disk vdb
+array=$(basename $(readlink -f /dev/md/* | head -1))
+migrate mirror --live --disk $array
 for folder in /root /data /home; do
     old=$(wc -l < $folder/records); sleep 2
     [ $(wc -l < $folder/records) -gt $old ] && echo "still-writes $folder"
@@ -101,6 +103,8 @@ class Migrated:
 
     source: str
     target: str
+    mirror: str
+    """The records on /data in the image of the mirror."""
 
     def before(self, name: str) -> dict[str, int]:
         """Records by folder when a migration began."""
@@ -133,7 +137,8 @@ def migrated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Migrated]:
         found = {path.name: path for path in (room / "data").glob("migrations/*/*.raw")}
         images = tuple(found[name] for name in ("ab-vda.raw", "ab-vdb.raw", "c-vdc.raw"))
         copy = Guest(server.kernel, server.initrd, images)
-        yield Migrated(source, copy.run(CHECK, {}, room))
+        (mirror,) = (path for name, path in found.items() if name.startswith("mirror-"))
+        yield Migrated(source, copy.run(CHECK, {}, room), inside(mirror, "vg0/data", "/records"))
 
 
 def test_both_ways_end_well(migrated):
@@ -153,6 +158,13 @@ def test_the_image_boots_from_its_mirror_and_every_record_is_whole(migrated):
         count, bad = migrated.after[folder]
         assert bad == 0
         assert count >= migrated.before("ab")[folder] > 0
+
+
+def test_a_mirror_that_is_a_disk_of_its_own_is_followed_through_its_members(migrated):
+    assert "agent mirror 0" in migrated.source
+    lines = migrated.mirror.splitlines()
+    assert lines == [f"{n} {n * 7919 % 1000003}" for n in range(1, len(lines) + 1)]
+    assert len(lines) >= migrated.before("mirror")["/data"] > migrated.before("ab")["/data"]
 
 
 def test_what_a_snapshot_held_still_is_whole(migrated):
