@@ -73,7 +73,7 @@ lvs --noheadings -o lv_name vg1 | grep p2v_ && echo snapshots-left
 """
 LIVE = """
 migrate ab --live --disk vda --disk vdb
-array=$(basename $(readlink -f /dev/md/* | head -1))
+array=$(ls /sys/block | grep '^md' | head -1)
 migrate mirror --live --disk $array
 for folder in /root /data /home; do
     old=$(wc -l < $folder/records); sleep 2
