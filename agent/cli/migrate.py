@@ -21,6 +21,7 @@ from agent.job.controls import Controls
 from agent.job.folder import Job
 from agent.job.reporter import Reporter, reporting
 from agent.live.cutover import parse_cutover
+from agent.live.estimate import estimate
 from agent.live.passes import format_seconds
 from agent.live.settings import FREEZE_LIMIT_S, LiveSettings
 from agent.migration import Outcome, Progress, default_options, find, migrate
@@ -260,9 +261,12 @@ def _dry_run(args: argparse.Namespace) -> int:
     if args.resume:
         raise UsageError(problem="--dry-run shows what a plan would do; a resume has one already")
     plan = _plan(args)
+    expected = estimate(plan) if plan.live else None
+    warned = bool(plan.warnings or (expected and expected.outrun))
     if args.json:
-        print(json.dumps({"plan": to_json(plan)}, indent=2))
-        return EXIT_WARNINGS if plan.warnings else 0
+        more = {"estimate": expected.as_dict()} if expected else {}
+        print(json.dumps({"plan": to_json(plan), **more}, indent=2))
+        return EXIT_WARNINGS if warned else 0
     print(f"would migrate {plan.name} as {plan.format}:")
     for disk in plan.disks:
         print(f"  {disk.path}  {format_size(disk.size)}  {disk.table}  {disk.model}".rstrip())
@@ -272,7 +276,9 @@ def _dry_run(args: argparse.Namespace) -> int:
             print(f"    {name:<16} {format_size(part.size):>10}  {part.content:<12} {what}")
     for warning in plan.warnings:
         print(f"  warning: {warning}")
-    return EXIT_WARNINGS if plan.warnings else 0
+    if expected:
+        print(f"  {'warning: ' if expected.outrun else ''}live: {expected.describe()}")
+    return EXIT_WARNINGS if warned else 0
 
 
 def _print(args: argparse.Namespace, outcome: Outcome) -> None:
