@@ -21,7 +21,7 @@ GUEST_S = 3000
 MEMORY_MIB = 768
 _PACKAGES = (
     "linux-image-cloud-amd64,systemd-sysv,udev,initramfs-tools,lvm2,mdadm,iproute2,e2fsprogs,"
-    "xfsprogs,thin-provisioning-tools,kmod"
+    "xfsprogs,dosfstools,thin-provisioning-tools,kmod"
 )
 # The kernel of its release; that of the security archive is of a kind too, and changes.
 _SOURCE = "deb http://deb.debian.org/debian bullseye main"
@@ -42,13 +42,16 @@ _FSTAB = """/dev/mapper/vg0-root / ext4 defaults 0 1
 /dev/mapper/vg0-data /data ext4 defaults,nofail 0 0
 /dev/mapper/vg1-home /home ext4 defaults,nofail 0 0
 LABEL=boot /boot ext4 defaults,nofail 0 0
+LABEL=EFI /efi vfat defaults,nofail 0 0
 """
-# Disks a and b: a mirror that holds vg0. Disk c: an ordinary partition, and vg1 with room to spare.
+# Disks a and b: a mirror that holds vg0, and beside it on a an ESP, which knows no freezing.
+# Disk c: an ordinary partition, and vg1 with room to spare.
 _MAKE = """
 part-init /dev/sda gpt
-part-add /dev/sda p 2048 -2048
+part-add /dev/sda p 2048 2934783
+part-add /dev/sda p 2934784 3069951
 part-init /dev/sdb gpt
-part-add /dev/sdb p 2048 -2048
+part-add /dev/sdb p 2048 2934783
 md-create mirror "/dev/sda1 /dev/sdb1" level:raid1
 part-init /dev/sdc gpt
 part-add /dev/sdc p 2048 133119
@@ -56,7 +59,7 @@ part-add /dev/sdc p 133120 -2048
 pvcreate /dev/md127
 vgcreate vg0 /dev/md127
 lvcreate root vg0 1100
-lvcreate data vg0 320
+lvcreate data vg0 312
 pvcreate /dev/sdc2
 vgcreate vg1 /dev/sdc2
 lvcreate home vg1 200
@@ -64,9 +67,11 @@ mkfs ext4 /dev/vg0/root
 mkfs ext4 /dev/vg0/data
 mkfs ext4 /dev/vg1/home
 mkfs ext4 /dev/sdc1 label:boot
+mkfs vfat /dev/sda2 label:EFI
 mount /dev/vg0/root /
 tar-in {tree} /
 mkdir-p /data
+mkdir-p /efi
 mount /dev/vg0/data /data
 mkdir-p /boot
 mount /dev/sdc1 /boot

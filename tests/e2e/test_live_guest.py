@@ -35,26 +35,27 @@ done
 ip route add default via 10.0.2.2
 write() {
     i=0
-    while :; do
+    while sleep "$2"; do
         i=$((i + 1))
         echo "$i $((i * 7919 % 1000003))" >> "$1/records" || echo "writer-failed $1"
         sync "$1/records" || echo "writer-failed $1"
     done
 }
 for folder in /root /data /home; do
-    write $folder &
+    write $folder 0 &
 done
+write /efi 4 &
 cp p2v-agent /root/
 export P2V_TOKEN={token} P2V_FINGERPRINT={fingerprint}
 migrate() {
-    for folder in /root /data /home; do
+    for folder in /root /data /home /efi; do
         echo "before $1 $folder $(wc -l < $folder/records)"
     done
     name=$1; shift
     /root/p2v-agent migrate --server {address} --name $name --format raw --progress none --json "$@"
     echo "agent $name $?"
 }
-sleep 3
+sleep 6
 """
 LVM = """
 /root/p2v-agent migrate --server {address} --name killed --disk vdc --capture lvm \
@@ -82,12 +83,12 @@ done
 """
 CHECK = """
 grep -q '\\[UU\\]' /proc/mdstat && echo mirror-whole
-for folder in /root /data /home; do
+for folder in /root /data /home /efi; do
     awk -v folder=$folder '
         $1 != NR || $2 != NR * 7919 % 1000003 || NF != 2 { bad++ }
         END { print "after", folder, NR, bad + 0 }' $folder/records
 done
-umount /data /home
+umount /data /home /efi
 for volume in vg0/data vg1/home; do
     e2fsck -fn /dev/$volume > /dev/null && echo "clean $volume"
 done
@@ -154,7 +155,7 @@ def test_no_writer_ever_failed_and_all_go_on(migrated):
 
 def test_the_image_boots_from_its_mirror_and_every_record_is_whole(migrated):
     assert "mirror-whole" in migrated.target
-    for folder in ("/root", "/data"):
+    for folder in ("/root", "/data", "/efi"):
         count, bad = migrated.after[folder]
         assert bad == 0
         assert count >= migrated.before("ab")[folder] > 0
