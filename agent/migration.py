@@ -30,7 +30,7 @@ from agent.stream.chart import Chart
 from agent.stream.converter import Converter
 from agent.stream.lane import Counters
 from agent.stream.remote import HEARTBEAT_S
-from agent.stream.transfer import PATIENCE_S, Options, Transfer
+from agent.stream.transfer import PATIENCE_S, Options, Transfer, lanes_for
 from agent.stream.work import Block
 from p2v.model.errors import (
     MigrationBusyError,
@@ -333,7 +333,7 @@ class _Run:
             self._id,
             self._captured.sources,
             announced(queue, self._converter, self._id) if announce else queue,
-            self._options,
+            replace(self._options, lanes=lanes_for(total, self._options.lanes)),
             self._known if compare else None,
             limiter=self._controls.limiter,
             chart=self._captured.chart,

@@ -12,7 +12,7 @@ from agent.capture.layout import Kind, Piece
 from agent.stream import lane as lane_module
 from agent.stream.converter import ConnectionLostError
 from agent.stream.lane import Counters, _Retry
-from agent.stream.transfer import Options, Transfer, default_lanes
+from agent.stream.transfer import LANE_WORTH, Options, Transfer, default_lanes, lanes_for
 from agent.stream.work import blocks
 from p2v.model.errors import (
     AuthError,
@@ -193,3 +193,9 @@ def test_a_retry_pauses_longer_each_time_and_starts_over_when_something_moved(mo
 
 def test_lanes_are_two_a_core_within_bounds():
     assert 2 <= default_lanes() <= 8
+
+
+def test_a_short_pass_gets_no_more_lanes_than_it_is_worth():
+    assert lanes_for(0) == lanes_for(1) == lanes_for(LANE_WORTH) == 1
+    assert lanes_for(LANE_WORTH + 1, 4) == 2
+    assert lanes_for(1 << 40) == default_lanes() and lanes_for(1 << 40, 3) == 3
