@@ -30,6 +30,7 @@ from agent.capture.volumes import (
 from agent.captured import Captured, Sender
 from agent.device import place_of
 from agent.live.filesystems import writable_on
+from agent.live.hooks import Hooks
 from agent.mounts import device_number, swaps
 from agent.stream.lane import Counters
 from agent.stream.work import blocks
@@ -114,12 +115,14 @@ def _is_volume(holder: Path) -> bool:
 
 
 @contextmanager
-def open_snapshots(plan: Plan, refused: Sequence[str] = ()) -> Iterator[Captured]:
+def open_snapshots(plan: Plan, hooks: Hooks, refused: Sequence[str] = ()) -> Iterator[Captured]:
     """Open the disks of a plan as they are now, held still by snapshots until the block's end.
 
-    `refused` says in words what would have been better, and why it was not to be had.
+    The hooks run around the making of these. `refused` says in words what would have been better,
+    and why it was not to be had.
 
     Raises:
+        HookError: a hook failed.
         NotLiveError: snapshots cannot stand for them.
         ToolError: LVM fails.
         P2VError: a disk cannot be read, or is not what the plan says.
@@ -138,7 +141,8 @@ def open_snapshots(plan: Plan, refused: Sequence[str] = ()) -> Iterator[Captured
                 raise NoSnapshotError("LVM's volumes were changed at this moment")
         except NoSnapshotError as error:
             raise NotLiveError(disk=names, problem=str(error)) from error
-        snapshots = stack.enter_context(Snapshots(found.wanted))
+        with hooks.around():
+            snapshots = stack.enter_context(Snapshots(found.wanted))
         sources: list[Source] = [
             stack.enter_context(SnapshotSource(source.path, of, metadata, snapshots))
             for source, of, metadata in zip(plain, parts, kept, strict=True)

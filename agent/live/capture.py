@@ -51,6 +51,8 @@ WARM_S = 60.0
 MAX_COMPARISONS = 10
 """In a row: a tracker that cannot be trusted for the time of one pass is none."""
 MAX_FREEZES = 10
+REFUSED_S = 5.0
+"""After so long a freeze that was refused is tried again: a backup's own, say, is over by then."""
 _ROUNDS = 8
 _GRANULE = 64 * KiB
 _HEADROOM = 8 * MiB
@@ -121,6 +123,7 @@ class LiveCapture(Captured):
         self._passes: list[Pass] = []
         self._recent: list[Pass] = []
         self._freezes: list[Freeze] = []
+        self._refusals = 0
         self._troubles: list[str] = []
         self._in_a_row = 0
         self._since = time.monotonic()
@@ -263,7 +266,15 @@ class LiveCapture(Captured):
         if len(self._freezes) >= MAX_FREEZES:
             raise FreezeError(path=", ".join(map(str, self._paths)), problem=self._troubles[-1])
         total.add(self._delta(sender, "delta"))
-        trouble, doubts = self._freeze()
+        try:
+            trouble, doubts = self._freeze()
+        except FreezeError as error:
+            if (refusals := self._refusals + 1) >= MAX_FREEZES:
+                raise
+            self._refusals = refusals
+            self._note(str(error).rstrip("."), "the freeze is tried again")
+            sender.wait("waiting", REFUSED_S)
+            return None
         if doubts:
             total.add(self._compare(sender, doubts))
             return None

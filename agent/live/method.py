@@ -9,12 +9,14 @@ frozen, but it prepares one that ends elsewhere (agent.live.scan).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 
 from agent.capture.lvm import open_snapshots
 from agent.captured import Captured, Opened
 from agent.live.capture import open_live
+from agent.live.cutover import When
+from agent.live.hooks import Hooks
 from agent.live.scan import open_scan
 from agent.live.settings import LiveSettings
 from p2v.model.errors import NotLiveError
@@ -28,6 +30,14 @@ _NAMES: Mapping[Capture, str] = {
 """In the order in which they are tried."""
 
 
+def _open_lvm(plan: Plan, settings: LiveSettings, refused: Sequence[str]) -> Opened:
+    if settings.cutover.when in (When.WAIT, When.AT):
+        names = ", ".join(disk.name for disk in plan.disks)
+        problem = "they are made when a capture begins, and cannot wait for a cut-over"
+        raise NotLiveError(disk=names, problem=problem)
+    return open_snapshots(plan, Hooks(settings.hooks), refused)
+
+
 @contextmanager
 def open_running(plan: Plan, settings: LiveSettings) -> Iterator[Captured]:
     """Open the disks of a plan, which are written to, in the best way that there is.
@@ -39,7 +49,7 @@ def open_running(plan: Plan, settings: LiveSettings) -> Iterator[Captured]:
     refused: list[str] = []
     ways: dict[Capture, Callable[[], Opened]] = {
         Capture.TRACKER: lambda: open_live(plan, settings),
-        Capture.LVM: lambda: open_snapshots(plan, refused),
+        Capture.LVM: lambda: _open_lvm(plan, settings, refused),
         Capture.SCAN: lambda: open_scan(plan, settings, refused),
     }
     with ExitStack() as stack:

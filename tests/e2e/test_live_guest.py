@@ -46,6 +46,9 @@ for folder in /root /data /home; do
 done
 write /efi 4 &
 cp p2v-agent /root/
+mkdir -p /etc/p2v/freeze.d
+printf '#!/bin/sh\\necho "hook $1" > /dev/ttyS0\\n' > /etc/p2v/freeze.d/10-console
+chmod 755 /etc/p2v/freeze.d/10-console
 export P2V_TOKEN={token} P2V_FINGERPRINT={fingerprint}
 migrate() {
     for folder in /root /data /home /efi; do
@@ -145,6 +148,12 @@ def migrated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Migrated]:
 def test_both_ways_end_well(migrated):
     assert "agent c 0" in migrated.source
     assert "agent ab 0" in migrated.source
+
+
+def test_hooks_run_around_every_freeze_and_the_making_of_snapshots(migrated):
+    words = re.findall(r"^hook (\w+)", migrated.source, re.M)
+    assert words == ["freeze", "thaw"] * (len(words) // 2)
+    assert len(words) // 2 >= 4  # of the agent that is killed, c, ab and mirror
 
 
 def test_no_writer_ever_failed_and_all_go_on(migrated):

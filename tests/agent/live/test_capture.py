@@ -170,6 +170,26 @@ def test_a_disk_that_never_gets_quiet_is_not_captured(make, sender, tracker):
     assert "final" not in sender.passes
 
 
+@pytest.mark.parametrize("times", [2, 10])
+def test_a_freeze_that_is_refused_is_tried_again_but_not_for_ever(make, sender, times, monkeypatch):
+    live = make()
+    real, refusals = live._freeze, [FreezeError(path="/", problem="frozen by a backup")] * times
+
+    def freeze():
+        if refusals:
+            raise refusals.pop()
+        return real()
+
+    monkeypatch.setattr(live, "_freeze", freeze)
+    if times == 2:
+        live.capture(sender, compare=False)
+        assert live.report()["live"]["freezes"] == 1
+        assert len(live.report()["live"]["troubles"]) == sender.waits == 2
+    else:
+        with pytest.raises(FreezeError, match="by a backup"):
+            live.capture(sender, compare=False)
+
+
 def test_a_disk_that_is_too_busy_is_not_frozen(make, sender, tracker, monkeypatch):
     monkeypatch.setattr(capture_module, "MAX_TAKEN", 0)
     live = make(freeze_limit_s=0.000001)

@@ -80,6 +80,17 @@ def test_they_end_nothing_and_say_what_does(disk, plan, folder, mount, tmp_path)
         migrate(converter, plan)
 
 
+def test_snapshots_do_not_wait_for_a_cut_over(disk, plan, folder, mount, tmp_path):
+    lvm = replace(plan, capture=Capture.LVM)
+    waiting = LiveSettings(Cutover(When.WAIT))
+    with (
+        mount(disk, tmp_path / "mnt"),
+        closing(LocalConverter(folder)) as converter,
+        pytest.raises(NotLiveError, match="cannot wait for a cut-over"),
+    ):
+        migrate(converter, lvm, live=waiting)
+
+
 def test_they_come_last_and_all_that_was_better_is_named(
     disk, plan, folder, mount, tmp_path, monkeypatch
 ):
