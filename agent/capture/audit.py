@@ -42,24 +42,27 @@ def audits(leaf: Leaf, sysfs: Path = SYSFS) -> bool:
 class Audit:
     """Compares the kernel's account of a disk with `seen`, the sectors that the tracker saw.
 
-    Both go on growing while they are read, so a difference is known between two bounds. It is
-    exact while nothing is written, as after a freeze, and never more than was missed.
+    Both go on growing while they are read, so that the difference is known to be at least so much.
+    It is exact while nothing is written, as after a freeze.
     """
 
     def __init__(self, stat: Path, seen: Callable[[], int]) -> None:
         self._stat = stat
         self._seen = seen
-        # A request is seen a moment before it is accounted: the highest of several exact
-        # differences is one with none in between.
-        samples = [self._bounds() for _ in range(_SAMPLES)]
-        exact = [high for low, high in samples if low == high]
-        self._start = max(exact or [high for _, high in samples])
+        # A request is seen a moment before it is accounted, so that no lower bound exceeds the
+        # difference there is. One that falls short of it costs a comparison, and hides nothing.
+        self._start = max(self._lowest() for _ in range(_SAMPLES))
+        self._missed = 0
 
     def missed(self) -> int:
-        """Return how many sectors the tracker has missed at least."""
-        return max(0, self._bounds()[0] - self._start)
+        """Return how many sectors the tracker has missed at least; it only grows.
 
-    def _bounds(self) -> tuple[int, int]:
-        before = self._seen()
+        On a busy disk a later reading shows less than an earlier one, which was right all the same.
+        """
+        self._missed = max(self._missed, self._lowest() - self._start)
+        return self._missed
+
+    def _lowest(self) -> int:
+        """Return a lower bound of what is accounted and not seen; exact if nothing is written."""
         accounted = account(self._stat)
-        return accounted - self._seen(), accounted - before
+        return accounted - self._seen()

@@ -136,8 +136,8 @@ class LiveCapture(Captured):
         self._look(sender)
         total.add(self._whole(sender, compare=compare))
         while True:
-            if self._writes.doubts:
-                total.add(self._compare(sender, self._writes.doubts))
+            if doubts := self._writes.doubts:
+                total.add(self._compare(sender, doubts))
                 continue
             expected = self._expect(sender)
             if expected.next is Next.DELTA:

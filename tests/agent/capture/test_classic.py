@@ -173,29 +173,58 @@ def test_all_that_completes_is_accounted_for(device, make):
         pytest.fail(doubt)
 
 
-def test_a_difference_is_never_overstated(tmp_path):
-    """Writes go on between the readings: the account grows, and so does what was seen."""
-    stat = tmp_path / "stat"
-    seen = 0
+class Counted:
+    """A disk's account, and what the tracker saw; both grow while they are read, if it is busy."""
 
-    def write(sectors, missed=0):
-        nonlocal seen
-        seen += sectors - missed
-        fields = stat.read_text().split() if stat.exists() else ["0"] * 17
-        fields[6] = str(int(fields[6]) + sectors)
-        stat.write_text(" ".join(fields))
+    def __init__(self, stat):
+        self.stat = stat
+        self.busy = True
+        self._seen = self._accounted = 0
+        self.write(1000, missed=1000)  # before tracking began
 
-    def busy():
-        write(8)
+    def write(self, sectors, missed=0):
+        self._seen += sectors - missed
+        self._accounted += sectors
+        self.stat.write_text(f"0 0 0 0 0 0 {self._accounted} 0 0 0 0\n")
+
+    def seen(self):
+        if self.busy:
+            self.write(8)
+        seen = self._seen
+        if self.busy:
+            self.write(8)
         return seen
 
-    write(1000, missed=1000)  # before tracking began
-    audit = Audit(stat, busy)
+
+@pytest.fixture
+def counted(tmp_path):
+    return Counted(tmp_path / "stat")
+
+
+def test_a_difference_is_never_overstated(counted):
+    audit = Audit(counted.stat, counted.seen)
     assert audit.missed() == 0
-    write(80)
+    counted.write(80)
     assert audit.missed() == 0
-    write(800, missed=800)
+    counted.write(800, missed=800)
     assert 0 < audit.missed() <= 800
+
+
+def test_an_account_that_was_opened_on_a_busy_disk_hides_nothing(counted):
+    audit = Audit(counted.stat, counted.seen)
+    counted.busy = False
+    before = audit.missed()
+    counted.write(8, missed=8)
+    assert audit.missed() >= before + 8
+
+
+def test_what_was_found_to_be_missed_stays_found(counted):
+    counted.busy = False
+    audit = Audit(counted.stat, counted.seen)
+    counted.write(8, missed=8)
+    assert audit.missed() == 8
+    counted.busy = True
+    assert audit.missed() == 8
 
 
 def test_an_account_without_discards_is_that_of_an_older_kernel(tmp_path):
