@@ -22,6 +22,7 @@ AGENT = ".venv/bin/p2v-agent"
 LOAD = ("--rw=randwrite", "--bs=4k", "--size=64M", "--ioengine=psync", "--rate_iops=300",
         "--fdatasync=8", "--time_based", "--runtime=3600", "--minimal")  # fmt: skip
 PIECE = 64 * KiB
+NO_DISCARD = {"ext4": ("-E", "nodiscard"), "xfs": ("-K", "-f"), "btrfs": ("-K", "-f")}
 
 
 @contextmanager
@@ -58,9 +59,10 @@ def freezes(kind: str, runs: int, work: Path) -> list[str]:
     seen = []
     for _ in range(runs):
         path, point = work / "live.img", work / "live"
-        with path.open("wb") as file:
-            file.truncate(512 * MiB)
-        run([f"mkfs.{kind}", "-q", str(path)])
+        with path.open("wb") as file:  # no holes: else a flush of the disk is one of its host's too
+            for _ in range(512):
+                file.write(bytes(MiB))
+        run([f"mkfs.{kind}", "-q", *NO_DISCARD[kind], str(path)])
         with _attached(path) as loop, _mounted(loop, point):
             fio = subprocess.Popen(
                 ["fio", "--name=load", f"--directory={point}", *LOAD], stdout=subprocess.DEVNULL

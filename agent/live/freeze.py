@@ -50,7 +50,7 @@ class Freeze:
 def frozen(
     systems: Sequence[FileSystem], limit_s: float, thaw_commands: Sequence[Path] = ()
 ) -> Iterator[Freeze]:
-    """Freeze all `systems` in their order while the block runs.
+    """Write out all `systems`, and freeze them in their order while the block runs.
 
     After `limit_s` seconds the watchdog thaws them, and `Freeze.late` tells. It also thaws if
     this process dies, and then runs `thaw_commands`.
@@ -68,6 +68,8 @@ def frozen(
     try:
         gc.disable()
         _lock()
+        for system in systems:  # what is written out now does not hold up the freeze
+            system.sync()
         freeze.at, begun = time.time(), time.monotonic()
         watchdog.begin()
         try:
@@ -96,8 +98,6 @@ def settle(disks: Sequence[Path], limit_s: float) -> tuple[Freeze, frozenset[tup
         FreezeError: one cannot be frozen, though it knows how to.
     """
     with writable_on(disks) as systems:
-        for system in systems:
-            system.sync()
         with frozen(systems, limit_s) as freeze:
             pass
         held = [] if freeze.late else freeze.held

@@ -25,6 +25,7 @@ from p2v.wire.chunk import CHUNK_SIZE, digest
 from p2v.wire.pages import PAGE_SIZE, Runs, page_bytes
 
 _PROBES = 16
+_ZEROS = memoryview(bytes(1 << 20))
 READERS = 8
 """Threads that read: disks with many heads, or none, answer several at once faster."""
 
@@ -69,9 +70,9 @@ class Instant:
         """
         self.blocks, self.chunks, self._at = [], 0, 0
         self._places.clear()
-        zero = bytes(mmap.PAGESIZE)
-        for at in range(0, min(room, len(self._view)), mmap.PAGESIZE):
-            self._view[at : at + mmap.PAGESIZE] = zero
+        room = min(room, len(self._view))
+        for at in range(0, room, len(_ZEROS)):
+            self._view[at : min(at + len(_ZEROS), room)] = _ZEROS[: room - at]
         gate = threading.Barrier(READERS)
         list(self._pool.map(lambda _: gate.wait(), range(READERS)))
 
