@@ -19,7 +19,7 @@ import errno
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -328,8 +328,7 @@ class Receiver:
     def _write(
         self, disk: _Disk, index: int, frame: Frame, payload: Buffer, decoder: Decoder
     ) -> None:
-        limit = frame.length if frame.kind is Kind.DATA else None
-        data = _chunk(disk, frame, payload, decoder, limit)
+        data, changed = _chunk(disk, frame, payload, decoder)
         if digest(data) != frame.digest:
             raise ProtocolError(problem=f"the digest of the chunk at {frame.offset} is wrong")
         self._forget(disk, index, 1)
@@ -340,7 +339,9 @@ class Receiver:
             and isinstance(disk.image, StoresZstd)
             and disk.image.write_zstd(frame.offset, frame.length, payload)
         ):
-            disk.image.write(frame.offset, data)
+            view = memoryview(data)
+            for start, stop in changed:
+                disk.image.write(frame.offset + start, view[start:stop])
         with self._lock:
             disk.pending.add(index, frame.digest)
             self._since += frame.length
@@ -420,12 +421,15 @@ def _all(locks: list[threading.Lock]) -> Iterator[None]:
 
 
 def _chunk(
-    disk: _Disk, frame: Frame, payload: Buffer, decoder: Decoder, limit: int | None
-) -> Buffer:
-    """Return the chunk's new bytes."""
-    if limit is not None:
-        return decoder.decode(frame.codec, payload, limit)
+    disk: _Disk, frame: Frame, payload: Buffer, decoder: Decoder
+) -> tuple[Buffer, Sequence[tuple[int, int]]]:
+    """Return the chunk's new bytes, and which of them may differ from the image's: from, to."""
+    if frame.kind is Kind.DATA:
+        return decoder.decode(frame.codec, payload, frame.length), [(0, frame.length)]
     current = bytearray(frame.length)
     disk.image.readinto(frame.offset, current)
-    pages.apply(current, frame.codec, payload, decoder)
-    return current
+    size = pages.PAGE_SIZE
+    return current, [
+        (first * size, min((first + count) * size, frame.length))
+        for first, count in pages.apply(current, frame.codec, payload, decoder)
+    ]

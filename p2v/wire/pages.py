@@ -44,8 +44,8 @@ def pack_taken(taken: Buffer, runs: Runs, encoder: Encoder) -> tuple[WireCodec, 
     return codec, _LENGTH.pack(len(body)) + bytes(packed)
 
 
-def apply(chunk: bytearray, codec: WireCodec, payload: Buffer, decoder: Decoder) -> None:
-    """Put the pages that `payload` carries into `chunk`.
+def apply(chunk: bytearray, codec: WireCodec, payload: Buffer, decoder: Decoder) -> Runs:
+    """Put the pages that `payload` carries into `chunk`; return which they are.
 
     Raises:
         ProtocolError: the payload is damaged, or has pages outside the chunk.
@@ -66,3 +66,4 @@ def apply(chunk: bytearray, codec: WireCodec, payload: Buffer, decoder: Decoder)
         native.apply_pages(chunk, runs, body[start:], PAGE_SIZE)
     except ValueError as error:
         raise ProtocolError(problem=f"a PAGES payload whose runs do not fit ({error})") from None
+    return runs

@@ -202,13 +202,21 @@ def test_a_long_run_of_zeros_costs_one_note(make):
     assert known(receiver, GROUP_CHUNKS + 5) == digest(A)
 
 
-def test_pages_change_a_chunk_that_is_known(make):
+def test_pages_change_a_chunk_that_is_known_and_nothing_else_is_written(make, monkeypatch):
     from native import changed_pages
     from p2v.wire import pages
     from p2v.wire.codec import Encoder
 
     receiver = make()
     put(receiver, A)
+    image, written = receiver._disks[0].image, []
+    write = image.write
+
+    def note(offset, data):
+        written.append((offset, len(data)))
+        write(offset, data)
+
+    monkeypatch.setattr(image, "write", note)
     new = A[:8192] + B[:4096] + A[12288:]
     codec, payload = pages.pack(new, changed_pages(A, new), Encoder(WireCodec.ZSTD))
     frame = Frame(
@@ -217,6 +225,7 @@ def test_pages_change_a_chunk_that_is_known(make):
     receiver.apply(frame, payload, Decoder())
     receiver.checkpoint()
     assert read(receiver) == new and known(receiver) == digest(new)
+    assert written == [(8192, 4096)]
 
 
 def test_a_wrong_digest_changes_nothing(make):
