@@ -67,6 +67,7 @@ for i in $(seq 300); do
     lvs --noheadings -o lv_name vg1 | grep -q p2v_ && { echo snapshots-made; break; }
     sleep 0.2
 done
+sleep 10  # until its hooks have run too
 kill -9 $!
 for i in $(seq 60); do
     lvs --noheadings -o lv_name vg1 | grep -q p2v_ || { echo snapshots-gone; break; }
