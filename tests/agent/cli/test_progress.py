@@ -53,7 +53,8 @@ def test_figures_fit_beside_the_bar():
     text = figures(busy, 999.9 * MiB, 359999)
     assert len(text) <= 55
     assert "999.9 MiB/s" in text and "x3.0 zstd 1" in text and "skip 1000.0 GiB" in text
-    assert figures(state(phase="verifying"), 0.0, None) == "1.0 GiB received"
+    assert figures(state(phase="verifying"), 5 * MiB, 61) == "5.0 MiB/s eta 1:01"
+    assert figures(state(phase="committing"), 0.0, None) == "1.0 GiB received"
 
 
 def lines(capsys) -> list[dict]:
