@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 import requests
@@ -40,6 +41,8 @@ from p2v.model.units import TiB
 from p2v.script import hyperv as scripts
 
 _OPTIONS = {"port", "auth", "tls", "cluster", "folder"}
+IDLE_S = 60
+"""How long a script runs on when its converter is gone; Windows allows no less."""
 _PORTS = {True: 5986, False: 5985}
 _FAILURES = (WinRMError, WinRMTransportError, WSManFaultError, requests.RequestException, OSError)
 logging.getLogger("pypsrp").setLevel(logging.WARNING)  # it tells scripts, and so one-time links
@@ -99,7 +102,7 @@ def _shell(connection: Connection, address: str) -> Shell:
     def run(script: str) -> Outcome:
         # Its strings come as they are, where Client.execute_ps has them formatted for a screen.
         try:
-            with RunspacePool(client.wsman) as pool:
+            with RunspacePool(client.wsman, idle_timeout=IDLE_S) as pool:
                 shell = PowerShell(pool)
                 shell.add_script(script)
                 output = [str(each) for each in shell.invoke()]
@@ -145,7 +148,8 @@ class HypervHosts:
         try:
             outcome = self._run(host, scripts.script(order), undo)
         except HostUnreachableError:
-            undo.later(f"{what}, as far as it was made", remove)
+            # The script may run on over there, until Windows finds that nobody listens.
+            undo.later(f"{what}, as far as it was made", partial(_when_over, remove))
             raise
         try:
             id_ = str(json.loads(outcome.output.strip().splitlines()[-1])["id"])
@@ -239,6 +243,11 @@ class HypervHosts:
         except (KeyError, TypeError, ValueError) as error:
             problem = f"its answer lacks or distorts {error}"
             raise HostError(host=self._connection.address, problem=problem) from None
+
+
+def _when_over(remove: Callable[[], None]) -> None:
+    sleep(IDLE_S + 10)
+    remove()
 
 
 def _storages(found: Sequence[dict[str, Any]], folder: str) -> Iterator[HostStorage]:

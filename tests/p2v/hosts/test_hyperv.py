@@ -15,7 +15,7 @@ import pytest
 
 from p2v.hosts.base import connect
 from p2v.hosts.connection import Connection, ConnectionKind
-from p2v.hosts.hyperv import HypervHosts, Outcome
+from p2v.hosts.hyperv import IDLE_S, HypervHosts, Outcome
 from p2v.hosts.undo import Undo, Undone
 from p2v.model.errors import HostError, HostUnreachableError, UsageError
 from p2v.script import hyperv as scripts
@@ -146,7 +146,9 @@ def test_what_the_script_took_back_is_reported(order):
     )
 
 
-def test_what_a_lost_connection_leaves_is_removed_when_it_is_back(order):
+def test_what_a_lost_connection_leaves_is_removed_when_nothing_runs_there(order, monkeypatch):
+    waited = []
+    monkeypatch.setattr("p2v.hosts.hyperv.sleep", waited.append)
     world = World(
         **{"hv1.example.com": HostUnreachableError(host="hv1.example.com", problem="reset")}
     )
@@ -157,6 +159,7 @@ def test_what_a_lost_connection_leaves_is_removed_when_it_is_back(order):
     (undone,) = undo.run()
     assert not undone.problem
     assert world.ran[-1] == ("hv1.example.com", scripts.removal(order))
+    assert waited == [IDLE_S + 10]
 
 
 def test_the_removal_parses_and_touches_only_its_own(order):

@@ -128,6 +128,7 @@ class Handler(BaseHTTPRequestHandler):
             options = {each.get("Name"): each.text for each in header.iter(f"{W}Option")}
             assert options["protocolversion"] >= "2.1"
             wanted = body.find(f"{R}Shell")
+            assert wanted.findtext(f"{R}IdleTimeOut") == "PT60S"
             name = wanted.get("ShellId")
             shells[name] = shell = Shell(self.server.run)
             shell.take(base64.b64decode(wanted[-1].text))
