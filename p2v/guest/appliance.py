@@ -159,6 +159,12 @@ class Appliance:
         with self.calling(f"looking at {path}") as handle:
             return int(handle.filesize(path))
 
+    def stamp(self, path: str) -> str:
+        """Return what changes when a file is written: its number, size and time."""
+        with self.calling(f"looking at {path}") as handle:
+            found = handle.statns(path)
+        return "{st_ino} {st_size} {st_ctime_sec}.{st_ctime_nsec:09}".format(**found)
+
     def read(self, path: str, limit: int) -> bytes:
         """Return the first `limit` bytes of a file, all of a shorter one."""
         content = bytearray()

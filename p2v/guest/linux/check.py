@@ -35,7 +35,8 @@ def _drivers(appliance: Appliance, kernel: Kernel, facts: GuestFacts, target: Ta
     name = f"drivers of kernel {kernel.version}"
     if not needed:
         return Check(name, True, f"all are built in: {', '.join(built_in)}")
-    found = modules_in(appliance, kernel.initramfs)
+    same = appliance.stamp(kernel.initramfs) == kernel.stamp
+    found = kernel.in_initramfs if same else modules_in(appliance, kernel.initramfs)
     lacking = [driver for driver in needed if driver not in found]
     if lacking:
         return Check(name, False, f"{kernel.initramfs} lacks {', '.join(lacking)}")

@@ -38,6 +38,7 @@ class Kernel:
         initramfs: path of its initramfs, "" where it has none.
         drivers: those that targets ask for, each with how the kernel has it.
         in_initramfs: the modules among them that the initramfs holds.
+        stamp: of the initramfs that was listed; another one has another.
     """
 
     version: str
@@ -45,6 +46,7 @@ class Kernel:
     initramfs: str = ""
     drivers: tuple[Driver, ...] = ()
     in_initramfs: tuple[str, ...] = ()
+    stamp: str = ""
 
     def state(self, driver: str) -> DriverState:
         """Return how the kernel has `driver`."""

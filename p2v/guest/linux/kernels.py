@@ -40,6 +40,7 @@ def find_kernels(appliance: Appliance) -> Iterator[Kernel]:
             initramfs=initramfs,
             drivers=tuple(_drivers(appliance, version)),
             in_initramfs=tuple(modules_in(appliance, initramfs)) if initramfs else (),
+            stamp=appliance.stamp(initramfs) if initramfs else "",
         )
 
 
