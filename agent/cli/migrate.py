@@ -96,7 +96,12 @@ def add_run_options(parser: Parser, cutover: str) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the verb and return its exit code."""
-    logging.basicConfig(level=logging.INFO if args.verbose else logging.ERROR, stream=sys.stderr)
+    logging.basicConfig(
+        level=logging.INFO if args.verbose else logging.ERROR,
+        format="%(asctime)s %(levelname)s %(message)s",
+        datefmt="%H:%M:%S",
+        stream=sys.stderr,
+    )
     if _target(args) is None and not args.dry_run:
         raise UsageError(
             problem="say where to: --server URL, --to DIR for this machine, or --to-stream DIR"

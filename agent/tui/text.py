@@ -125,9 +125,7 @@ def plan_lines(draft: Draft, plan: Plan) -> Iterator[str]:
     how = "live, with one short freeze at the end" if plan.live else "offline"
     packed = ", compressed" if plan.compress_image else ""
     yield printable(f"Copy {plan.name} to {target}, {how},")
-    yield f"as {plan.format} images{packed}" + (
-        ", and make the guest start as a virtual machine." if plan.convert else ", and no more."
-    )
+    yield f"as {plan.format} images{packed}{_guest(draft, plan)}"
     for disk in plan.disks:
         yield printable(f"  {disk.name:<10} {format_size(disk.size):>10}  {disk.model}").rstrip()
         for part in disk.partitions:
@@ -139,6 +137,14 @@ def plan_lines(draft: Draft, plan: Plan) -> Iterator[str]:
             )
     if plan.vm is not None:
         yield from _vm_lines(plan.vm)
+
+
+def _guest(draft: Draft, plan: Plan) -> str:
+    if not plan.convert:
+        return "; the guest in them stays as it is."
+    if draft.target.folder:  # no appliance here
+        return "; 'p2v convert' makes the guest start as a virtual machine later."
+    return ", and make the guest start as a virtual machine."
 
 
 def _vm_lines(vm: VmSettings) -> Iterator[str]:

@@ -13,6 +13,7 @@ from rich.text import Text
 from textual import events
 from textual.app import RenderResult
 from textual.binding import Binding, BindingType
+from textual.containers import VerticalScroll
 from textual.geometry import Offset
 from textual.message import Message
 from textual.reactive import reactive
@@ -93,6 +94,14 @@ class NetworkField(Field):
         self.value = names[(at + step) % len(names)]
 
 
+class Pane(VerticalScroll, can_focus=True):
+    """A text to be scrolled; the terminal's cursor is at its first line for screen readers."""
+
+    def on_focus(self) -> None:
+        """Move the terminal's cursor here."""
+        self.app.cursor_position = self.content_region.offset
+
+
 class Rows(OptionList):
     """A list of lines, one of them current; the terminal's cursor is there for screen readers."""
 
@@ -118,17 +127,18 @@ class Rows(OptionList):
     def watch_highlighted(self, highlighted: int | None) -> None:
         """Move the terminal's cursor with the current line."""
         super().watch_highlighted(highlighted)
-        self._point()
+        if self.has_focus:
+            self.call_after_refresh(self._point)  # the list may have to scroll first
 
     def on_focus(self) -> None:
         """Move the terminal's cursor here."""
         self._point()
 
     def _point(self) -> None:
-        if self.has_focus and self.highlighted is not None:
-            region = self.content_region
-            line = self.highlighted - self.scroll_offset.y
-            self.app.cursor_position = Offset(region.x, region.y + max(0, line))
+        region = self.content_region
+        line = self._index_to_line.get(self.highlighted or 0, 0) - self.scroll_offset.y
+        down = max(0, min(line, region.height - 1))
+        self.app.cursor_position = Offset(region.x, region.y + down)
 
 
 class Pick(Widget, can_focus=True):

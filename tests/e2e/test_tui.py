@@ -93,7 +93,7 @@ def disk(tmp_path):
 
 def record(term: str, name: str, screen: str) -> None:
     """Keep a screen as evidence, with P2V_CAPTURES=1."""
-    if os.environ.get("P2V_CAPTURES"):
+    if term and os.environ.get("P2V_CAPTURES"):
         CAPTURES.mkdir(exist_ok=True)
         (CAPTURES / f"{term}-{name}.txt").write_text(screen.rstrip() + "\n")
 
@@ -157,7 +157,7 @@ def test_a_killed_wizard_does_not_end_the_migration_and_a_new_one_shows_it(
     terminal, converter, disk
 ):
     screen = terminal("linux")
-    start(screen, "kill", converter, disk, "1M")
+    start(screen, "", converter, disk, "1M")
     screen.wait("at most 1.0 MiB/s")
     screen.end()
     (job,) = list_jobs()
@@ -181,7 +181,7 @@ def test_a_killed_wizard_does_not_end_the_migration_and_a_new_one_shows_it(
 @pytest.mark.slow
 def test_a_stopped_migration_is_resumed_from_the_result(terminal, converter, disk):
     screen = terminal("linux")
-    start(screen, "stop", converter, disk, "4M")
+    start(screen, "", converter, disk, "4M")
     screen.wait(r"\d+ %: ")
     screen.type("k")
     screen.wait("Stop this migration")
@@ -200,7 +200,7 @@ def test_a_stopped_migration_is_resumed_from_the_result(terminal, converter, dis
 @pytest.mark.slow
 def test_a_converter_that_dies_in_the_middle_is_waited_for(terminal, converter, disk):
     screen = terminal("linux")
-    start(screen, "dies", converter, disk, "4M")
+    start(screen, "", converter, disk, "4M")
     screen.wait(r"[1-9]\d* %: ")
     converter.kill()
     record("dies", "7-waiting", screen.wait("Waiting: No converter answers"))
@@ -214,7 +214,7 @@ def test_a_converter_that_dies_in_the_middle_is_waited_for(terminal, converter, 
 def test_a_disk_that_vanishes_before_the_start_is_named_with_a_way_out(terminal, converter, disk):
     screen = terminal("linux")
     screen.start("--disk", disk)
-    to_the_summary(screen, "gone", converter)
+    to_the_summary(screen, "", converter)
     disk.unlink()
     screen.keys("C-n")
     said = screen.wait("NOT DONE")
@@ -250,7 +250,7 @@ def test_a_host_that_refuses_is_said_before_and_after(terminal, converter, disk,
     converter.p2v("hosts", "add", "lab", "--kind", "static", "--address", file)
     screen = terminal("linux")
     screen.start("--disk", disk)
-    to_the_machine(screen, "host", converter)
+    to_the_machine(screen, "", converter)
     screen.keys("C-n")
     shown = screen.wait(r"hv1: \d")
     record("host", "5-host", shown)

@@ -176,7 +176,7 @@ class ConverterStep(Step):
     def _explain(self, event: Input.Changed) -> None:
         result = event.validation_result
         wrong = result is not None and not result.is_valid and bool(event.value)
-        self.say(result.failure_descriptions[0] if wrong and result else "")
+        self.say(result.failure_descriptions[0] if wrong and result else "", error=wrong)
 
     @on(Input.Submitted)
     def _go_on(self) -> None:

@@ -9,7 +9,6 @@ from typing import ClassVar
 from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import VerticalScroll
 from textual.widgets import Static
 
 from agent.cli.progress import format_time
@@ -18,7 +17,7 @@ from agent.plan import partition_name
 from agent.stream.remote import Address
 from agent.tui.step import Step
 from agent.tui.text import count, disk_line, partition_line, table_head
-from agent.tui.widgets import Rows
+from agent.tui.widgets import Pane, Rows
 from p2v.model.command import printable
 from p2v.model.errors import UsageError
 from p2v.model.machine import Disk, Partition
@@ -47,7 +46,7 @@ class DisksStep(Step):
         yield Static("", id="columns", markup=False)
         yield Rows(id="tree")
         yield Static("", id="total", classes="totals", markup=False)
-        with VerticalScroll(classes="pane", can_focus=True):
+        with Pane(classes="pane"):
             yield Static("", id="effects", classes="text", markup=False)
 
     def on_mount(self) -> None:

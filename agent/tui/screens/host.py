@@ -11,7 +11,7 @@ from rich.text import Text
 from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.containers import Horizontal, Vertical
 from textual.widgets import Label, Static
 
 from agent.credentials import find_credentials
@@ -19,7 +19,7 @@ from agent.stream.remote import Address, RemoteConverter
 from agent.tui.step import Step
 from agent.tui.terminal import Glyphs
 from agent.tui.text import bar, stars
-from agent.tui.widgets import Pick, Rows
+from agent.tui.widgets import Pane, Pick, Rows
 from p2v.model.command import printable
 from p2v.model.errors import P2VError
 from p2v.model.rating import Rating, Term
@@ -44,7 +44,7 @@ class HostStep(Step):
         """Yield the hosts, the explanation of the current one, and what is made there."""
         with Vertical(classes="halves"):
             yield Rows(id="hosts")
-            with VerticalScroll(id="why", can_focus=True):
+            with Pane(id="why"):
                 yield Static("", id="more", classes="text", markup=False)
         with Vertical(id="options"):
             with Horizontal(classes="field"):

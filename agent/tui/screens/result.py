@@ -12,7 +12,6 @@ from typing import ClassVar
 from textual import work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import VerticalScroll
 from textual.widgets import Static
 from textual.worker import get_current_worker
 
@@ -25,6 +24,7 @@ from agent.job.state import JobState
 from agent.tui.evidence import Evidence, evidence_lines, find_evidence
 from agent.tui.screens.question import Question
 from agent.tui.step import Step
+from agent.tui.widgets import Pane
 from p2v.model.command import printable
 from p2v.model.errors import P2VError
 from p2v.model.units import format_size
@@ -56,7 +56,7 @@ class ResultStep(Step):
 
     def body(self) -> ComposeResult:
         """Yield the verdict and its grounds."""
-        with VerticalScroll(can_focus=True):
+        with Pane():
             yield Static("", id="text", classes="text", markup=False)
 
     def on_mount(self) -> None:

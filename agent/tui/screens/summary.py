@@ -11,7 +11,6 @@ from rich.text import Text
 from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import VerticalScroll
 from textual.widgets import Static
 
 from agent.credentials import find_credentials
@@ -20,7 +19,7 @@ from agent.stream.remote import Address, RemoteConverter
 from agent.tui.screens.question import Entry
 from agent.tui.step import Step
 from agent.tui.text import count, plan_lines
-from agent.tui.widgets import Pick, Rows, Tabs
+from agent.tui.widgets import Pane, Pick, Rows, Tabs
 from p2v.model import planfile
 from p2v.model.command import printable
 from p2v.model.errors import P2VError
@@ -50,7 +49,7 @@ class SummaryStep(Step):
         yield Tabs(("Summary", "Command line", name, "Plan file"), id="view")
         if self._plan.live:
             yield Pick(_CUTOVERS, int(self.draft.wait), id="cutover")
-        with VerticalScroll(id="shown", can_focus=True):
+        with Pane(id="shown"):
             yield Static("", id="text", classes="text", markup=False)
         yield Static("", id="todo", classes="title", markup=False)
         yield Rows(id="warnings")

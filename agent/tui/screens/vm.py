@@ -67,9 +67,10 @@ class VmStep(Step):
             with Horizontal(classes="field"):
                 yield Label("Disk format", classes="label")
                 yield Pick([name for name, _, _ in FORMATS], chosen, id="format")
-            with Horizontal(classes="field"):
-                yield Label("Guest", classes="label")
-                yield Pick(_CONVERT, int(not draft.convert), id="convert")
+            if draft.target.server:  # a folder here has nobody who converts
+                with Horizontal(classes="field"):
+                    yield Label("Guest", classes="label")
+                    yield Pick(_CONVERT, int(not draft.convert), id="convert")
             generation = 1 if vm.firmware is FirmwareKind.BIOS else 2
             secure = "" if vm.secure_boot is SecureBoot.OFF else ", Secure Boot on"
             yield Static(

@@ -19,6 +19,16 @@ from agent.tui.draft import Draft  # noqa: E402
 MACHINES = Path(__file__).parents[2] / "machines"
 SNAPSHOTS = Path(__file__).parent / "snapshots"
 SIZES = [(80, 24), (132, 43)]
+DOCS = Path(__file__).parents[3] / "docs" / "screens"
+SCREENS = {
+    "2-machine": "machine",
+    "3-disks-without-the-esp": "disks",
+    "5-host": "host",
+    "6-summary": "summary",
+    "7-progress-live": "progress",
+    "8-result-evidence": "result",
+}
+"""Screens that the README shows, and as what."""
 
 
 def load(name: str) -> Machine:
@@ -32,7 +42,10 @@ def screen_text(app) -> str:
 
 
 def check_snapshot(app, name: str) -> None:
-    """Compare with the recorded screen; P2V_SNAPSHOTS=write records it anew."""
+    """Compare with the recorded screen; P2V_SNAPSHOTS=write records it anew.
+
+    P2V_SCREENS=1 draws the README's pictures.
+    """
     width, height = app.size
     path = SNAPSHOTS / f"{name}-{width}x{height}.txt"
     text = screen_text(app)
@@ -40,6 +53,8 @@ def check_snapshot(app, name: str) -> None:
     assert all(len(line) <= width for line in text.splitlines())
     if os.environ.get("P2V_SNAPSHOTS") == "write":
         path.write_text(text)
+    if os.environ.get("P2V_SCREENS") and width == SIZES[0][0] and name in SCREENS:
+        (DOCS / f"{SCREENS[name]}.svg").write_text(app.export_screenshot(title="p2v-agent tui"))
     assert text == path.read_text()
 
 
