@@ -301,9 +301,11 @@ def _wait_ready(lease: Any) -> None:
 
 
 def _destroy(machine: Any) -> None:
-    if machine.runtime.powerState == "poweredOn":
-        _done(machine.PowerOffVM_Task())
-    _done(machine.Destroy_Task())
+    """Destroy a machine; one that is gone, as vCenter removes what an aborted lease made, is."""
+    with suppress(vmodl.fault.ManagedObjectNotFound):
+        if machine.runtime.powerState == "poweredOn":
+            _done(machine.PowerOffVM_Task())
+        _done(machine.Destroy_Task())
 
 
 def _done(task: Any) -> None:

@@ -135,6 +135,15 @@ def test_a_failure_in_the_middle_leaves_nothing(vcenter, there, images):
     assert names(vcenter) == before
 
 
+def test_what_vcenter_took_back_itself_is_no_failure(vcenter, there, images):
+    undo = Undo()
+    images[1].unlink()
+    with pytest.raises(OSError):
+        vcenter.create("DC0_H0", there, images, undo)
+    vcenter.remove("DC0_H0", there)  # as it does when a lease is aborted
+    assert [step.problem for step in undo.run()] == [""]
+
+
 def test_what_an_attempt_left_that_was_killed_is_made_anew(vcenter, there, images):
     whole = images[1].read_bytes()
     images[1].unlink()
