@@ -119,6 +119,32 @@ def test_hosts_are_added_listed_shown_and_removed(p2v, known):
     assert p2v("hosts", "remove", "nobody")[0] == 14
 
 
+def test_silent_hosts_are_shown_in_their_tree_within_80_columns(p2v, plan_file, tmp_path):
+    path = tmp_path / "silent.toml"
+    silent = (
+        '[[hosts]]\nname = "hv3"\nhypervisor = "hyperv"\ncpus = 0\nmemory = 0\n'
+        'group = ["Berlin", "cluster-b"]\nproblem = "WinRM timed out after 30 seconds at port 5986 '
+        'of hv3.berlin.example.com, twice"\n'
+    )
+    path.write_text(HOSTS + silent)
+    words = ("--kind", "static", "--address", str(path))
+    try:
+        assert p2v("hosts", "add", "more", *words)[0] == 0
+        _, out, _ = p2v("hosts", "list")
+        assert max(map(len, out.splitlines())) <= 80
+        names = re.findall(r"^ *(HOST|hv\d) ", out, flags=re.MULTILINE)
+        assert names == ["HOST", "hv2", "hv1", "hv3"]
+        text = " ".join(out.split())
+        assert "Berlin cluster-a hv1" in text and "cluster-b hv3" in text
+        assert text.count("Berlin") == 1
+        assert "does not answer: WinRM timed out" in text
+        rated = p2v("hosts", "rate", str(plan_file))[1]
+        assert max(map(len, rated.splitlines())) <= 80
+        assert "no stars: the host does not answer: WinRM" in " ".join(rated.split())
+    finally:
+        p2v("hosts", "remove", "more")
+
+
 def test_a_secret_is_never_shown(p2v, running, hosts_file, monkeypatch):
     monkeypatch.setenv("P2V_HOST_PASSWORD", "hunter2")
     words = ("--kind", "static", "--address", str(hosts_file), "--user", "root")
