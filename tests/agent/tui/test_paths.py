@@ -7,6 +7,7 @@ import pytest
 
 from agent.discovery import Found
 from agent.job.folder import make_job
+from agent.job.state import Failure
 from agent.stream.remote import Address
 from agent.tui.app import STEPS
 from agent.tui.evidence import Evidence
@@ -212,5 +213,33 @@ def test_the_terminals_cursor_goes_where_the_focus_is(wizard, draft, at, monkeyp
                     await pilot.pause()
                     assert app.cursor_position.y < first.y
             assert len(seen) > (0 if STEPS[at] is MachineStep else 1)
+
+    run(go())
+
+
+def test_the_live_system_ends_only_by_a_word(wizard, tmp_path, monkeypatch):
+    commands = []
+    monkeypatch.setattr("agent.tui.screens.result.LIVE_MEDIUM", tmp_path)
+    monkeypatch.setattr("agent.tui.screens.result.tools.run", commands.append)
+
+    async def go():
+        job = make_job("web01")
+        job.write(state(exit_code=143, failure=Failure("stopped", "It was stopped.")))
+        app = wizard(job=job)
+        async with app.run_test(size=(80, 24)) as pilot:
+            for _ in range(100):
+                await pilot.pause(0.02)
+                if isinstance(app.screen, ResultStep):
+                    break
+            await pilot.pause()
+            check_snapshot(app, "8-result-live-image")
+            await pilot.press("o")
+            await pilot.pause()
+            await pilot.press(*"yes", "enter")
+            await pilot.pause()
+            assert not commands
+            await pilot.press("ctrl+u", *"reboot", "enter")
+            await settle(pilot)
+            assert commands == [["systemctl", "reboot"]]
 
     run(go())
