@@ -90,6 +90,8 @@ def _register_add(actions: argparse._SubParsersAction[Parser]) -> None:
     add.add_argument("--reserve-cpu", type=float, default=10.0, metavar="PERCENT")
     add.add_argument("--reserve-memory", type=_size, default=1 << 30, metavar="SIZE")
     add.add_argument("--reserve-disk", type=_size, default=10 << 30, metavar="SIZE")
+    add.add_argument("--reserve-iops", type=float, default=0.0, metavar="N")
+    add.add_argument("--reserve-network", type=float, default=0.0, metavar="PERCENT")
     _common(add, argparse.SUPPRESS, json_default=argparse.SUPPRESS)
     add.set_defaults(run=run_add)
 
@@ -119,6 +121,8 @@ def run_add(args: argparse.Namespace) -> int:
             "cpu_percent": args.reserve_cpu,
             "memory": args.reserve_memory,
             "disk": args.reserve_disk,
+            "iops": args.reserve_iops,
+            "network_percent": args.reserve_network,
         },
     }
     found = AdminClient(args.data).call("POST", "/admin/hosts", body)

@@ -148,11 +148,14 @@ def test_silent_hosts_are_shown_in_their_tree_within_80_columns(p2v, plan_file, 
 def test_a_secret_is_never_shown(p2v, running, hosts_file, monkeypatch):
     monkeypatch.setenv("P2V_HOST_PASSWORD", "hunter2")
     words = ("--kind", "static", "--address", str(hosts_file), "--user", "root")
-    code, out, err = p2v("hosts", "add", "secret", *words, "--json")
+    kept = ("--reserve-memory", "0", "--reserve-iops", "50", "--reserve-network", "25")
+    code, out, err = p2v("hosts", "add", "secret", *words, *kept, "--json")
     listed = p2v("hosts", "list", "--json")[1]
     answer = running.client().call("GET", "/hosts").body.decode()
     p2v("hosts", "remove", "secret")
     assert code == 0 and '"secret"' in listed
+    (reserve,) = (each["reserve"] for each in json.loads(listed)["connections"])
+    assert (reserve["memory"], reserve["iops"], reserve["network_percent"]) == (0, 50, 25)
     assert "hunter2" not in out + err + listed + answer
 
 
