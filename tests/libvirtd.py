@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import subprocess
 import time
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 SOCKET = Path("/run/libvirt/libvirt-sock")
+LOCK = Path("/run/lock/p2v-tests-libvirtd")
 START_S = 100.0
 
 _WITHOUT_KVM = """
@@ -22,10 +24,22 @@ exec libvirtd
 
 @contextmanager
 def libvirtd(folder: Path) -> Iterator[None]:
-    """Run libvirtd, unless one runs already; needs root."""
-    if SOCKET.exists() and _answers():
-        yield
-        return
+    """Run libvirtd, unless one runs already; needs root. It ends when no test uses it any more."""
+    with LOCK.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        started = [] if SOCKET.exists() and _answers() else _start(folder)
+        try:
+            yield
+        finally:
+            if started:
+                fcntl.flock(lock, fcntl.LOCK_UN)
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            for process in reversed(started):
+                process.terminate()
+                process.wait(60)
+
+
+def _start(folder: Path) -> list[subprocess.Popen[bytes]]:
     hidden = ["unshare", "--mount", "sh", "-c", _WITHOUT_KVM, "sh", str(folder)]
     started = [
         subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -35,12 +49,7 @@ def libvirtd(folder: Path) -> Iterator[None]:
     while not _answers():
         assert time.monotonic() < deadline and started[1].poll() is None, "libvirtd does not start"
         time.sleep(0.2)
-    try:
-        yield
-    finally:
-        for process in reversed(started):
-            process.terminate()
-            process.wait(60)
+    return started
 
 
 def _answers() -> bool:
