@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import socket
@@ -23,6 +24,8 @@ OVMF = Path("/usr/share/OVMF")
 BOOT_S = 600.0
 CPU = "max,erms=off,la57=off"
 """What TCG is slow at is left out: memory cleared byte by byte, page tables of five levels."""
+PROCESSORS = "1" if (os.cpu_count() or 1) < 4 else "2"
+"""Two emulated ones wait for each other more than they do, where there are not enough real ones."""
 _KEYS = {
     " ": "spc", "\n": "ret", "-": "minus", ".": "dot", "/": "slash", "=": "equal", ",": "comma",
     ":": "shift-semicolon", "_": "shift-minus", ">": "shift-dot", "|": "shift-backslash",
@@ -162,7 +165,7 @@ def switched_on(hardware: Hardware, folder: Path) -> Iterator[Physical]:
     argv = [
         "qemu-system-x86_64",
         *firmware_words(hardware, folder),
-        *("-accel", "tcg,thread=multi", "-cpu", CPU, "-smp", "2", "-m", str(hardware.memory)),
+        *("-accel", "tcg,thread=multi", "-cpu", CPU, "-smp", PROCESSORS, "-m", str(hardware.memory)),
         *("-display", "none", "-vga", "std", "-smbios", hardware.smbios, "-no-reboot"),
         *("-chardev", f"socket,id=line,path={folder}/serial,server=on,wait=off,"
           f"logfile={folder}/serial.log"),
