@@ -165,7 +165,8 @@ def switched_on(hardware: Hardware, folder: Path) -> Iterator[Physical]:
     argv = [
         "qemu-system-x86_64",
         *firmware_words(hardware, folder),
-        *("-accel", "tcg,thread=multi", "-cpu", CPU, "-smp", PROCESSORS, "-m", str(hardware.memory)),
+        *("-accel", "tcg,thread=multi", "-cpu", CPU, "-smp", PROCESSORS),
+        *("-m", str(hardware.memory)),
         *("-display", "none", "-vga", "std", "-smbios", hardware.smbios, "-no-reboot"),
         *("-chardev", f"socket,id=line,path={folder}/serial,server=on,wait=off,"
           f"logfile={folder}/serial.log"),
