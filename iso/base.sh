@@ -33,6 +33,9 @@ keep() { mv -T "$1" "$2" 2> /dev/null || [ -d "$2" ]; } # another may have made 
 for at in "$mirror/dists/$suite" "$mirror/dists/$suite-updates" "$security/dists/$suite-security"; do
     curl -fsSL --retry 3 "$at/InRelease" >> "$new/archive"
 done
+# What writes dates writes the archive's, whatever commit this is made for.
+SOURCE_DATE_EPOCH=$(sed -n 's/^Date: //p' "$new/archive" | xargs -I{} date -d {} +%s | sort -n | tail -n 1)
+export SOURCE_DATE_EPOCH
 folder=$cache/$(cat "$new/archive" iso/base.sh iso/clean.sh iso/packages.txt iso/excluded.txt | key)
 base=$folder/base
 tools=$folder/tools.$({ cat iso/build-packages.txt iso/python-packages.sh requirements.lock; needed; } | key)

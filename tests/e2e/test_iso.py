@@ -47,6 +47,7 @@ pytestmark = [
 ]
 
 ROOT = Path(__file__).parents[2]
+CAPTURES = Path(__file__).parent / "captures"
 MIGRATION_S = 1500.0
 CONVERSION_S = 3000.0
 TELL = "journalctl -b -o cat -u p2v-unattended > /dev/ttyS0; systemctl poweroff"
@@ -267,8 +268,8 @@ def test_keys_on_its_serial_line_migrate_a_machine(iso, built, converter, tmp_pa
 def shows_the_wizard(hardware: Hardware, folder: Path, name: str) -> None:
     with switched_on(hardware, folder) as machine:
         machine.await_screen("Where do the images go")
-        if captures := os.environ.get("P2V_CAPTURES"):
-            machine.screen(Path(captures).resolve() / f"{name}.png")
+        if os.environ.get("P2V_CAPTURES"):
+            machine.screen(CAPTURES / f"iso-{name}.png")
 
 
 @slow
