@@ -50,7 +50,7 @@ ROOT = Path(__file__).parents[2]
 CAPTURES = Path(__file__).parent / "captures"
 MIGRATION_S = 1500.0
 CONVERSION_S = 3000.0
-TELL = "journalctl -b -o cat -u p2v-unattended > /dev/ttyS0; systemctl poweroff"
+TELL = "journalctl -b -o short-monotonic > /dev/ttyS0; systemctl poweroff"
 slow = pytest.mark.slow
 
 
