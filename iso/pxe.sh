@@ -18,7 +18,7 @@ options=$(sed -n 's/^set options="\(boot=live .*\)"$/\1/p' "$out/grub/menu.cfg")
 {
     printf 'set url="%s"\n' "${url:-http://\$net_default_server/p2v}"
     printf '# Settings for all machines: set p2v="p2v.config=https://... p2v.confirm=yes"\n'
-    printf 'configfile /grub/menu.cfg\n'
+    printf 'source /grub/menu.cfg\n'
 } > "$out/grub/grub.cfg"
 # shellcheck disable=SC2016 # iPXE's variable
 url=${url:-'http://${next-server}/p2v'}
