@@ -9,12 +9,13 @@ import random
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench import corpus
+from bench import corpus, ways
 from bench.measure import median, run
 from p2v.model.units import KiB, MiB
 
@@ -22,6 +23,7 @@ AGENT = ".venv/bin/p2v-agent"
 LOAD = ("--rw=randwrite", "--bs=4k", "--size=64M", "--ioengine=psync", "--rate_iops=300",
         "--fdatasync=8", "--time_based", "--runtime=3600", "--minimal")  # fmt: skip
 PIECE = 64 * KiB
+READ = ("of=/dev/null", "bs=1M", "iflag=direct")
 NO_DISCARD = {"ext4": ("-E", "nodiscard"), "xfs": ("-K", "-f"), "btrfs": ("-K", "-f")}
 
 
@@ -48,10 +50,36 @@ def _mounted(device: str, point: Path) -> Iterator[None]:
         run(["umount", str(point)])
 
 
-def _migrate(folder: Path, *words: str) -> dict[str, Any]:
-    folder.mkdir(parents=True, exist_ok=True)
-    argv = [AGENT, *words, "--to", str(folder), "--progress", "none", "--json"]
-    return dict(json.loads(run(argv)[1]))
+@dataclass(frozen=True)
+class Target:
+    """Where the images go, as the agent is told, and in which format."""
+
+    name: str
+    words: tuple[str, ...]
+    format: str
+    environment: dict[str, str] = field(default_factory=lambda: dict(os.environ))
+
+    def argv(self, verb: str, *words: str, progress: str = "none") -> list[str]:
+        """Return the agent's command line."""
+        return [AGENT, verb, *words, *self.words, "--progress", progress, "--json"]
+
+    def migrate(self, loop: str, *words: str, progress: str = "none") -> list[str]:
+        """Return that of a live migration of `loop`."""
+        given = ("--live", "--disk", loop, "--name", "bench", "--format", self.format)
+        return self.argv("migrate", *given, "--no-convert", *words, progress=progress)
+
+    def run(self, argv: list[str]) -> dict[str, Any]:
+        """Run it to its end; return its document."""
+        return dict(json.loads(run(argv, env=self.environment)[1]))
+
+
+def _folder(path: Path) -> Target:
+    path.mkdir(parents=True, exist_ok=True)
+    return Target("--to DIR, raw", ("--to", str(path)), "raw")
+
+
+def _served(server: ways.Converter) -> Target:
+    return Target("TLS to VHDX", ("--server", server.url), "vhdx", server.environment)
 
 
 def freezes(kind: str, runs: int, work: Path) -> list[str]:
@@ -69,8 +97,8 @@ def freezes(kind: str, runs: int, work: Path) -> list[str]:
             )
             try:
                 time.sleep(2)
-                words = ("--live", "--disk", loop, "--name", "bench", "--format", "raw")
-                done = _migrate(work / "to", "migrate", *words)
+                target = _folder(work / "to")
+                done = target.run(target.migrate(loop))
             finally:
                 fio.terminate()
                 fio.wait()
@@ -85,36 +113,55 @@ def freezes(kind: str, runs: int, work: Path) -> list[str]:
     ]
 
 
-def catching_up(work: Path) -> list[list[str]]:
+def catching_up(target: Target, runs: int, work: Path) -> list[list[str]]:
     """Return rows: the full pass, and what 1 % of the used blocks costs, tracked and not."""
     disk = corpus.linux_disk()
-    path, point, folder = work / "source.img", work / "live", work / "to"
+    path, point = work / "source.img", work / "live"
     subprocess.run(["cp", "--sparse=always", str(disk.path), str(path)], check=True)
-    with _attached(path) as loop:
-        with _mounted(f"{loop}p{disk.partition}", point):
-            full, delta, migration = _tracked(loop, point, folder)
-        start = time.monotonic()
-        _migrate(folder, "sync", migration)
-        scan = time.monotonic() - start
-        start = time.monotonic()
-        run(["dd", f"if={loop}", "of=/dev/null", "bs=1M", "iflag=direct"])
-        read = time.monotonic() - start
-    shutil.rmtree(folder)
+    fulls, deltas, scans, reads = [], [], [], []
+    for _ in range(runs):
+        with _attached(path) as loop:
+            with _mounted(f"{loop}p{disk.partition}", point):
+                full, delta = _tracked(target, loop, point)
+                left_open = _left_open(target, loop, point)
+            scans.append(_seconds(target.run, target.argv("sync", left_open)))
+            reads.append(_seconds(run, ["dd", f"if={loop}", *READ]))
+        fulls.append(full)
+        deltas.append(delta)
     path.unlink()
+    whole, read = median(fulls), median(reads)
     return [
-        ["full pass, mounted", f"{full:.2f}", "1.00"],
-        ["1 % changed, tracked", f"{delta:.2f}", f"{delta / full:.3f}"],
-        ["1 % changed, tracker gone: the whole run of `sync`", f"{scan:.2f}", f"{scan / full:.2f}"],
-        ["reading the whole disk with dd", f"{read:.2f}", f"{read / full:.2f}"],
+        [f"{target.name}: full pass, mounted", f"{whole:.2f}", "1.00"],
+        [f"{target.name}: 1 % changed, tracked", f"{median(deltas):.3f}", _share(deltas, fulls)],
+        [
+            f"{target.name}: 1 % changed, tracker gone: the whole run of `sync`",
+            f"{median(scans):.2f}",
+            f"{_share(scans, fulls)}; {_share(scans, reads)} of reading the disk",
+        ],
+        ["reading the whole disk with dd", f"{read:.2f}", _share(reads, fulls)],
     ]
 
 
-def _tracked(loop: str, point: Path, folder: Path) -> tuple[float, float, str]:
-    """Capture, change 1 % while the image waits, catch up; then leave it open and change again."""
-    folder.mkdir(parents=True)
-    argv = [AGENT, "migrate", "--live", "--disk", loop, "--name", "bench", "--to", str(folder)]
-    argv += ["--format", "raw", "--cutover", "wait", "--progress", "json", "--json"]
-    agent = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def _seconds(action: Callable[[list[str]], object], argv: list[str]) -> float:
+    begun = time.monotonic()
+    action(argv)
+    return time.monotonic() - begun
+
+
+def _share(ours: Sequence[float], theirs: Sequence[float]) -> str:
+    """Return the median of the ratios, pair by pair."""
+    return f"{median([a / b for a, b in zip(ours, theirs, strict=True)]):.3f}"
+
+
+def _tracked(target: Target, loop: str, point: Path) -> tuple[float, float]:
+    """Capture, change 1 % while the image waits, catch up; return the seconds of both passes."""
+    agent = subprocess.Popen(
+        target.migrate(loop, "--cutover", "wait", progress="json"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=target.environment,
+    )
     assert agent.stderr is not None
     for line in agent.stderr:
         found = json.loads(line) if line.startswith("{") else {}
@@ -122,14 +169,18 @@ def _tracked(loop: str, point: Path, folder: Path) -> tuple[float, float, str]:
             break
     _change(point / "srv/data/random")
     run([AGENT, "cutover", str(found["migration"])])
-    out, _ = agent.communicate()
-    passes = json.loads(out)["live"]["passes"]
+    done = json.loads(agent.communicate()[0])
+    shutil.rmtree(Path(done["images"][0]).parent)
+    passes = done["live"]["passes"]
     caught_up = max(passes[1:], key=lambda each: int(each["bytes"]))
-    shutil.rmtree(folder)
-    words = ("--live", "--disk", loop, "--name", "bench", "--format", "raw", "--cutover", "later")
-    again = _migrate(folder, "migrate", *words)
+    return passes[0]["seconds"], caught_up["seconds"]
+
+
+def _left_open(target: Target, loop: str, point: Path) -> str:
+    """Capture without an end, and change 1 %; return the migration."""
+    done = target.run(target.migrate(loop, "--cutover", "later"))
     _change(point / "srv/data/random")
-    return passes[0]["seconds"], caught_up["seconds"], str(again["migration"])
+    return str(done["migration"])
 
 
 def _change(path: Path, share: int = 10 * MiB) -> None:
@@ -150,4 +201,6 @@ CATCH_UP_HEAD = ["Linux server, 6 GiB, 1 GiB used", "s", "of the full pass"]
 def tables(runs: int, work: Path) -> Iterator[tuple[Sequence[str], list[list[str]]]]:
     """Yield both tables, head and rows."""
     yield FREEZE_HEAD, [freezes(kind, 4 * runs, work) for kind in ("ext4", "xfs")]
-    yield CATCH_UP_HEAD, catching_up(work)
+    with ways.converter(work / "live-data") as server:
+        rows = catching_up(_served(server), runs, work)
+    yield CATCH_UP_HEAD, rows[:-1] + catching_up(_folder(work / "to"), runs, work)
