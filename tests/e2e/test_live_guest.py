@@ -26,6 +26,13 @@ pytestmark = [
     pytest.mark.timeout(7200),
 ]
 
+# What is marked nofail is mounted in its own time.
+MOUNTED = """
+for i in $(seq 60); do
+    mountpoint -q /data && mountpoint -q /home && mountpoint -q /efi && break
+    sleep 1
+done
+"""
 # A record is whole if its second word belongs to its first, and follows the one before it.
 WRITE = """
 for card in /sys/class/net/e*; do
@@ -131,7 +138,7 @@ def migrated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Migrated]:
     build = [sys.executable, REPOSITORY / "onefile/build.py", program, "--level", "1"]
     subprocess.run(build, check=True)
     with converting(room / "data") as converter:
-        script = WRITE + LVM + LIVE
+        script = MOUNTED + WRITE + LVM + LIVE
         for name, value in {
             "token": converter.token(),
             "fingerprint": converter.fingerprint,
@@ -143,7 +150,9 @@ def migrated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Migrated]:
         images = tuple(found[name] for name in ("ab-vda.raw", "ab-vdb.raw", "c-vdc.raw"))
         copy = Guest(server.kernel, server.initrd, images)
         (mirror,) = (path for name, path in found.items() if name.startswith("mirror-"))
-        yield Migrated(source, copy.run(CHECK, {}, room), inside(mirror, "vg0/data", "/records"))
+        yield Migrated(
+            source, copy.run(MOUNTED + CHECK, {}, room), inside(mirror, "vg0/data", "/records")
+        )
 
 
 def test_both_ways_end_well(migrated):
@@ -173,7 +182,7 @@ def test_the_image_boots_from_its_mirror_and_every_record_is_whole(migrated):
 
 def test_a_mirror_that_is_a_disk_of_its_own_is_followed_through_its_members(migrated):
     assert "agent mirror 0" in migrated.source
-    lines = migrated.mirror.splitlines()
+    lines = migrated.mirror.strip().splitlines()
     assert lines == [f"{n} {n * 7919 % 1000003}" for n in range(1, len(lines) + 1)]
     assert len(lines) >= migrated.before("mirror")["/data"] > migrated.before("ab")["/data"]
 
