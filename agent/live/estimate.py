@@ -50,8 +50,8 @@ class Estimate:
             )
         passes = "1 pass" if self.passes == 1 else f"{self.passes} passes"
         return (
-            f"{churn} are written; {passes}, {format_size(self.used)} to begin with, take about "
-            f"{format_seconds(self.finish_s)} at {rate}, and leave so little that it is read in "
+            f"{churn} are written. At {rate} it takes {passes} ({format_size(self.used)} to begin "
+            f"with) and about {format_seconds(self.finish_s)}, until what is left can be read in "
             f"{format_seconds(GOAL_S)} of freeze."
         )
 

@@ -23,12 +23,12 @@ def test_it_tells_passes_and_time_over_a_usual_link(tmp_path):
     assert (found.used, found.rate) == (10 * GiB, LINK)
     assert found.passes == 1 + 2 and not found.outrun  # leaving 860, 72, 6 MiB
     assert found.finish_s == pytest.approx(86 + 7.2 + 0.6, rel=0.02)
-    assert "3 passes, 10.0 GiB to begin with" in found.describe()
+    assert "3 passes (10.0 GiB to begin with)" in found.describe()
 
 
 def test_a_limit_counts_in_place_of_the_link(tmp_path):
     assert expected(tmp_path, 0, bwlimit=5 * MiB).finish_s == pytest.approx(2048)
-    assert "1 pass," in expected(tmp_path, 0, bwlimit=5 * MiB).describe()
+    assert "1 pass (" in expected(tmp_path, 0, bwlimit=5 * MiB).describe()
 
 
 def test_it_warns_where_writes_outrun_the_link(tmp_path):
