@@ -18,9 +18,6 @@ from p2v.model.errors import ToolError
 
 QEMU = "qemu-system-x86_64"
 
-EMULATED_CPU = "max,erms=off,la57=off"
-"""All that QEMU can emulate, as systems ask for ever more, but for what makes it slow: kernels that
-find quick string instructions clear and copy pages byte by byte, and walk tables of five levels."""
 _CPU_S = 2
 _WALL_S = 20
 _EXIT_PORT = 0x501

@@ -23,7 +23,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from p2v.guest import debian
-from p2v.guest.accelerator import EMULATED_CPU, Accelerator, accelerator
+from p2v.guest.accelerator import Accelerator, accelerator
 from p2v.guest.scratch import Scratch
 from p2v.guest.signals import Signals
 from p2v.model.errors import GuestError, ToolError
@@ -247,8 +247,6 @@ class Appliance:
         handle.set_backend("direct")
         if accelerator() is Accelerator.TCG:
             handle.set_backend_settings(["force_tcg"])
-            with self.calling("choosing its processor"):
-                handle.config("-cpu", EMULATED_CPU)  # of two that are given, QEMU takes the last
         handle.set_memsize(MEMORY_MIB)
         handle.set_network(False)
         handle.set_autosync(True)

@@ -14,7 +14,7 @@ from enum import StrEnum
 from pathlib import Path
 from time import monotonic, sleep
 
-from p2v.guest.accelerator import EMULATED_CPU, QEMU, Accelerator
+from p2v.guest.accelerator import QEMU, Accelerator
 from p2v.guest.rehearsal.qmp import Gone, Qmp
 from p2v.guest.rehearsal.screen import Picture, parse_ppm
 from p2v.guest.scratch import Scratch
@@ -186,12 +186,7 @@ def command(
     # Secure Boot needs System Management Mode, which the older machine type lacks.
     machine = "q35,smm=on" if hardware.secure_boot else "pc"
     argv = [QEMU, "-S", "-nodefaults", "-no-user-config", "-sandbox", _SANDBOX, "-M", machine]
-    argv += [
-        "-accel",
-        "tcg,thread=multi" if tcg else "kvm",
-        "-cpu",
-        EMULATED_CPU if tcg else "host",
-    ]
+    argv += ["-accel", "tcg,thread=multi" if tcg else "kvm", "-cpu", "max" if tcg else "host"]
     argv += ["-smp", str(hardware.cpus), "-m", f"{hardware.memory // MiB}M", "-nic", "none"]
     # A guest that switches itself off leaves its screen to be looked at.
     argv += ["-display", "none", "-vga", "std", "-action", "shutdown=pause"]
