@@ -61,7 +61,8 @@ def plan(facts: GuestFacts, target: Target, _planned: Sequence[Edit]) -> Iterato
     yield from map(_bound, interfaces.bound_to_hardware(linux(facts)))
     if _kernel_names_fit(facts, target, found):
         return
-    alone = len(found) == 1
+    cards = [nic for nic in target.nics if nic.mac and not interfaces.is_virtual(nic.name)]
+    alone = len(found) == 1 and len(cards) < 2  # without a MAC address a name fits every card
     for one in found:
         if not one.mac and not alone:
             yield _unknown(one)
@@ -97,15 +98,35 @@ def _with_macs(facts: GuestFacts, target: Target) -> list[Interface]:
         for name in _named(one.name, known, target):
             found[name] = replace(one, name=name, mac=known.get(name, one.mac))
     for name, mac in known.items():
-        if not interfaces.is_virtual(name):
-            found.setdefault(name, Interface(name, mac, style="of the source"))
-        elif members := [one for one in found.values() if one.bond == name]:
-            if any(one.name in known for one in members):
-                continue
+        members = [one for one in found.values() if one.bond == name]
+        if members and not any(one.name in known for one in members):
             for one in members:
                 del found[one.name]
             found[members[0].name] = replace(members[0], mac=mac)
+    _add_unnamed(found, known)
     return [found[name] for name in sorted(found)]
+
+
+def _add_unnamed(found: dict[str, Interface], known: Mapping[str, str]) -> None:
+    """Add the cards that the configuration does not name.
+
+    Who looked at them may have been another system, a live one, which gave them names of its own:
+    then a card whose MAC address is configured has its name already, the only card that is left is
+    the only interface that is left, and of several nobody can tell.
+    """
+    told = {one.mac for one in found.values()}
+    cards = {
+        name: mac
+        for name, mac in known.items()
+        if name not in found and mac not in told and not interfaces.is_virtual(name)
+    }
+    left = [one for one in found.values() if not one.mac]
+    if not left:
+        for name, mac in cards.items():
+            found[name] = Interface(name, mac, style="of the source")
+    elif len(left) == len(cards) == 1:
+        (mac,) = cards.values()
+        found[left[0].name] = replace(left[0], mac=mac)
 
 
 def _named(pattern: str, known: Mapping[str, str], target: Target) -> list[str]:

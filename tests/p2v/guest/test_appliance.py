@@ -38,7 +38,7 @@ def test_what_takes_too_long_is_ended_and_the_disk_let_go(tmp_path):
         appliance.exists("/etc")
     appliance.close(flush=False)
     assert children() <= before
-    assert not Path(appliance._folder).exists()
+    assert not appliance._scratch.path.exists()
 
 
 def test_all_of_it_has_a_deadline(tmp_path):

@@ -127,6 +127,20 @@ def test_a_name_is_kept_even_where_addresses_hang_on_the_mac():
     assert len(outcomes) == 1 and written(outcomes, "/etc/systemd/network/10-p2v-eno1.link")
 
 
+def test_names_that_another_system_gave_the_cards_are_not_the_guests():
+    outcomes = plan({"/etc/network/interfaces": STATIC}, hyperv(nics={"enp3s0": MAC}))
+    assert f"MACAddress={MAC}\n" in written(outcomes, "/etc/systemd/network/10-p2v-eno1.link")
+    assert len(outcomes) == 1
+    files = {"/etc/sysconfig/network-scripts/ifcfg-em1": f"DEVICE=em1\nHWADDR={MAC.upper()}\n"}
+    outcomes = plan(files, hyperv(nics={"enp3s0": MAC}))
+    assert len(outcomes) == 1 and written(outcomes, "/etc/systemd/network/10-p2v-em1.link")
+    both = {"enp3s0": MAC, "enp4s0": "52:54:00:aa:bb:cd"}
+    text = STATIC + STATIC.replace("eno1", "eno2")
+    outcomes = plan({"/etc/network/interfaces": text}, hyperv(nics=both))
+    assert problems(outcomes) == ["unknown-mac", "unknown-mac"] and len(outcomes) == 2
+    assert problems(plan({"/etc/network/interfaces": STATIC}, hyperv(nics=both))) == ["unknown-mac"]
+
+
 @pytest.mark.parametrize(
     ("path", "text"),
     [
