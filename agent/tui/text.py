@@ -19,7 +19,8 @@ from p2v.model.units import format_size
 from p2v.model.vm import VmSettings
 
 MARKS = {Level.CRITICAL: "!!", Level.WARNING: "! ", Level.INFORMATION: "i "}
-STYLES = {Level.CRITICAL: "bold red", Level.WARNING: "yellow", Level.INFORMATION: ""}
+STYLES = {Level.CRITICAL: "bold ansi_red", Level.WARNING: "ansi_yellow", Level.INFORMATION: ""}
+"""Textual's names: by Rich's it would send bright colours, which not every console has."""
 
 
 def machine_lines(machine: Machine) -> Iterator[str]:

@@ -14,6 +14,7 @@ from textual import events
 from textual.app import RenderResult
 from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
+from textual.content import Content
 from textual.geometry import Offset
 from textual.message import Message
 from textual.reactive import reactive
@@ -110,9 +111,9 @@ class Rows(OptionList):
     async def _on_key(self, event: events.Key) -> None:
         await heed(self, event)
 
-    def show(self, lines: Sequence[Text | str]) -> None:
+    def show(self, lines: Sequence[Content | Text | str]) -> None:
         """Replace the lines; the current one stays where it was."""
-        texts = [line if isinstance(line, Text) else Text(line) for line in lines]
+        texts = [Text(line) if isinstance(line, str) else line for line in lines]
         if len(texts) == self.option_count:
             for index, text in enumerate(texts):
                 if self.get_option_at_index(index).prompt != text:

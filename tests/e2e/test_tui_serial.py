@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import select
 import struct
 import subprocess
@@ -82,6 +83,56 @@ def test_progress_takes_less_than_half_of_a_serial_line(tmp_path, monkeypatch):
     print(f"first paint {first} bytes, then {rate:.0f} bytes a second")
     assert 0 < rate < CAPACITY / 2
     assert first < 3 * CAPACITY
+
+
+BASE = {0, 1, 2, 4, 7, 39, 49, *range(30, 38), *range(40, 48)}
+"""Of SGR: plain, bold, dim, underlined, reverse, and the eight colours of every console."""
+
+
+@pytest.mark.parametrize(("term", "colours"), [("linux", BASE), ("vt220", {0, 1, 2, 4, 7, 39, 49})])
+def test_a_console_is_sent_ascii_and_its_own_colours_only(term, colours, tmp_path):
+    master, slave = os.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    env = home(tmp_path / "home", P2V_JOBS=str(tmp_path / "jobs"), TERM=term, LANG="C.UTF-8")
+    disk = tmp_path / "disk.img"
+    disk.write_bytes(bytes(MiB))
+    sent = b""
+
+    def until(text: bytes) -> None:
+        nonlocal sent
+        seen, deadline = len(sent), monotonic() + 60
+        while text not in sent[seen:]:
+            assert monotonic() < deadline, sent[seen:]
+            if select.select([master], [], [], 1)[0]:
+                sent += os.read(master, 65536)
+
+    process = subprocess.Popen(
+        [*P2V_AGENT, "tui", "--disk", disk], stdin=slave, stdout=slave, stderr=slave, env=env,
+        start_new_session=True,
+    )  # fmt: skip
+    try:
+        until(b"Change")
+        os.write(master, b"x\t 9\x15 \t\t")  # into fields, out of them, with what is selected
+        os.write(master, b"\x1b[Z" * 3 + b" ")
+        until(b"a folder on this machine")
+        os.write(master, b"\t" + str(tmp_path).encode() + b"\x0e")
+        until(b"Findings")
+        os.write(master, b"\x0e")
+        until(b"to read")
+        os.write(master, b"\x0e")
+        until(b"Processors")
+    finally:
+        process.kill()
+        process.wait()
+        os.close(slave)
+        os.close(master)
+    assert sent.isascii()
+    numbers = {
+        int(number or 0)
+        for codes in re.findall(rb"\x1b\[([\d;]*)m", sent)
+        for number in codes.split(b";")
+    }
+    assert numbers <= colours
 
 
 @pytest.mark.parametrize("words", [["tui"], ["tui", "--attach", "--plain"]])

@@ -72,11 +72,13 @@ class ConverterStep(Step):
                 yield Label("Address", classes="label")
                 yield Field(
                     target.server, id="server", validators=[Parses(Address.parse)],
-                    placeholder="converter.example or 192.0.2.10:8443",
+                    placeholder="(like converter.example or 192.0.2.10:8443)",
                 )  # fmt: skip
             with Horizontal(classes="field"):
                 yield Label("Pairing code", classes="label")
-                yield Field(id="code", validators=[Parses(_parse_code)], placeholder="7QK-3M9-X4T")
+                yield Field(
+                    id="code", validators=[Parses(_parse_code)], placeholder="(like 7QK-3M9-X4T)"
+                )
             yield Static(_HELP, classes="text help")
             own = Static("", id="own", classes="text", markup=False)
             own.display = LIVE_MEDIUM.exists()
@@ -88,7 +90,7 @@ class ConverterStep(Step):
                 yield Label("Folder", classes="label")
                 yield Field(
                     target.folder, id="folder", validators=[Parses(parse_folder)],
-                    placeholder="/mnt/backup/images",
+                    placeholder="(like /mnt/backup/images)",
                 )  # fmt: skip
             yield Static(
                 "It must exist, with room for the images, and not on a disk that is copied.",
@@ -99,7 +101,7 @@ class ConverterStep(Step):
         """Offer the converters that are known, and listen for others."""
         self._known: dict[str, str] = dict.fromkeys(known_converters(), _PAIRED)
         self._show_known()
-        self._show_way()
+        self.watch(self.query_one("#way", Pick), "index", self._show_way)  # at once, before Tab
         if self.wizard.listen:
             self._listen()
         if LIVE_MEDIUM.exists():
@@ -155,11 +157,12 @@ class ConverterStep(Step):
         rows.display = bool(lines)
         rows.show(lines)
 
-    @on(Pick.Changed, "#way")
     def _show_way(self) -> None:
         here = self.query_one("#way", Pick).index == 1
         self.query_one("#network").display = not here
         self.query_one("#here").display = here
+        if isinstance(self.focused, Input):  # Tab was quicker: the field that it went to is hidden
+            self.query_one("#folder" if here else "#server").focus()
         self.say("")
 
     @on(Rows.OptionSelected, "#known")

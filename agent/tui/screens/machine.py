@@ -5,10 +5,10 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from rich.text import Text
 from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
+from textual.content import Content
 from textual.widgets import Static
 
 from agent.preflight.check import preflight
@@ -73,7 +73,7 @@ class MachineStep(Step):
         counts = [f"{sum(f.level is level for f in self._findings)} {level}" for level in Level]
         self.query_one("#count", Static).update("Findings: " + ", ".join(counts))
         rows = self.query_one("#findings", Rows)
-        rows.show([Text(finding_line(f), STYLES[f.level]) for f in self._findings])
+        rows.show([Content.styled(finding_line(f), STYLES[f.level]) for f in self._findings])
         rows.focus()
 
     @on(Rows.OptionHighlighted, "#findings")

@@ -89,10 +89,10 @@ class NetworkStep(Step):
             yield Label("Addresses", classes="label")
             yield Pick(_WAYS, id="way")
         with Vertical(id="static"):
-            yield from self._field("Address", "own", parse_own, "192.0.2.20/24")
-            yield from self._field("Gateway", "gateway", parse_other, "192.0.2.1, or empty")
-            yield from self._field("Name server", "dns", parse_other, "192.0.2.1, or empty")
-        yield from self._field("VLAN", "vlan", parse_vlan, "empty: none")
+            yield from self._field("Address", "own", parse_own, "(like 192.0.2.20/24)")
+            yield from self._field("Gateway", "gateway", parse_other, "(like 192.0.2.1, or empty)")
+            yield from self._field("Name server", "dns", parse_other, "(like 192.0.2.1, or empty)")
+        yield from self._field("VLAN", "vlan", parse_vlan, "(empty: none)")
         yield Static("Interfaces", classes="title")
         yield Static("", id="cards", classes="text", markup=False)
 
@@ -104,7 +104,7 @@ class NetworkStep(Step):
     def on_mount(self) -> None:
         """Look at the interfaces."""
         self._cards: tuple[Nic, ...] = ()
-        self._show_way()
+        self.watch(self.query_one("#way", Pick), "index", self._show_way)  # at once, before Tab
         self._look()
 
     @work(thread=True, exclusive=True)
@@ -123,7 +123,6 @@ class NetworkStep(Step):
         pick.refresh(layout=True)
         self.query_one("#cards", Static).update("\n".join(map(_card_line, nics)) or "(none)")
 
-    @on(Pick.Changed, "#way")
     def _show_way(self) -> None:
         self.query_one("#static").display = self._static
         self.say("")

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from itertools import groupby
 from typing import Any, ClassVar
 
-from rich.text import Text
 from textual import work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
+from textual.content import Content
 from textual.widgets import Static
 
 from agent.job.folder import Job
@@ -26,7 +26,7 @@ from p2v.model.errors import UsageError
 from p2v.model.units import format_size, parse_size
 
 _LEGEND = "# copied  - zero, free  = there already  * dirty  ! unreadable  . to do"
-_COLOURS = {"#": "green", "=": "green", "*": "yellow", "!": "bold red"}
+_COLOURS = {"#": "ansi_green", "=": "ansi_green", "*": "ansi_yellow", "!": "bold ansi_red"}
 _LOG_LINES = 4
 """Kept for the log, however many disks there are."""
 _STOP = """Stop this migration? Type one of these words, and Enter:
@@ -64,7 +64,7 @@ class ProgressStep(Step):
         self._job = job
         self._state: JobState | None = None
         self._status: tuple[str, str, bool, bool] | None = None
-        self._sent: dict[str, str | Text] = {}
+        self._sent: dict[str, str | Content] = {}
         self._began = time.monotonic()
 
     def body(self) -> ComposeResult:
@@ -132,7 +132,7 @@ class ProgressStep(Step):
             return self._state is not None and bool(self._state.outlook)
         return super().check_action(action, parameters)
 
-    def _set(self, selector: str, text: str | Text) -> None:
+    def _set(self, selector: str, text: str | Content) -> None:
         """Update a line if it changed: a serial line is not sent what it shows already."""
         widget = self.query_one(selector, Static)
         widget.display = bool(text)
@@ -146,12 +146,12 @@ class ProgressStep(Step):
         if state.dirty is not None:
             yield "written " + curve(state.churns, width - 8, self.glyphs)
 
-    def _disks(self, state: JobState, width: int) -> Text:
+    def _disks(self, state: JobState, width: int) -> Content:
         """Return the charts: as many lines for each disk as there are, so that no cell is lost."""
         figures = len(_figures(state)) + (0 if self.wizard.terminal.slow else 2)
         room = max(2, self.size.height - figures - 7 - _LOG_LINES)
         shown = state.disks[:room]
-        text = Text()
+        text: list[tuple[str, str]] = []
         for number, disk in enumerate(shown):
             percent = f"{100 * disk.done // disk.size if disk.size else 100:>3} %"
             head = printable(f"{disk.name[:12]:<12} {percent} ")
@@ -159,12 +159,13 @@ class ProgressStep(Step):
             rows = 1 if self.wizard.terminal.slow else min(room // len(shown), -(-CELLS // cells))
             chart = chart_line(disk.cells, cells * rows if rows > 1 else cells)
             for row in range(max(1, rows)):
-                text.append("\n" * (number + row > 0) + (head if not row else " " * len(head)))
+                start = head if not row else " " * len(head)
+                text.append((("\n" if number + row else "") + start, ""))
                 for mark, run in groupby(chart[row * cells : (row + 1) * cells]):
-                    text.append("".join(run), _COLOURS.get(mark, ""))
+                    text.append(("".join(run), _COLOURS.get(mark, "")))
         if len(state.disks) > room:
-            text.append(f"\nand {len(state.disks) - room} more disks")
-        return text
+            text.append((f"\nand {len(state.disks) - room} more disks", ""))
+        return Content.assemble(*text)
 
     @work(thread=True, group="ask")
     def _ask(self, request: dict[str, Any]) -> None:
