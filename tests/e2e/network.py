@@ -33,7 +33,7 @@ def addresses(process: int) -> tuple[str, str]:
 
 
 class Network:
-    """A cable with an end for the agent and one for the converter, whose address is `converter`.
+    """A cable with an end for the agent and one for the converter: their addresses.
 
     `loss` is the share of packets that is lost, and may be changed at any time.
     """
@@ -42,7 +42,7 @@ class Network:
         self.loss = 0.0
         self.lost = 0
         self.carried = 0
-        self.converter, self._agent = addresses(os.getpid())
+        self.converter, self.agent = addresses(os.getpid())
         self.namespace = f"p2v-{os.getpid()}"
         self._cables = [f"{end}{os.getpid()}" for end in ("p2va", "p2vb", "p2vc", "p2vd")]
         self._random = Random(seed)
@@ -73,7 +73,7 @@ class Network:
             tool("ip", "link", "set", agent, "netns", self.namespace)
             tool("ip", "address", "add", f"{self.converter}/30", "dev", converter)
             inside = [*self.prefix, "ip"]
-            tool(*inside, "address", "add", f"{self._agent}/30", "dev", agent)
+            tool(*inside, "address", "add", f"{self.agent}/30", "dev", agent)
             for cable in (near, far, converter):
                 tool("ip", "link", "set", cable, "up")
             for cable in (agent, "lo"):

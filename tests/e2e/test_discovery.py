@@ -24,7 +24,7 @@ listening.close()
 
 def heard(network, seconds: float) -> list[str]:
     """What a listener at the agent's end hears."""
-    words = [*network.prefix, sys.executable, "-c", LISTEN, "10.213.77.2", str(seconds)]
+    words = [*network.prefix, sys.executable, "-c", LISTEN, network.agent, str(seconds)]
     return run(words).out.splitlines()
 
 
