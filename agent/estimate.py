@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import mmap
 import os
@@ -47,12 +48,22 @@ class Estimate:
 def read_rate(path: str, size: int, seconds: float = SAMPLE_S) -> float | None:
     """Return the bytes a second at which a disk is read in runs across it, None if it can't be."""
     with suppress(OSError, ValueError), mmap.mmap(-1, _BLOCK) as buffer:
-        fd = os.open(path, os.O_RDONLY | getattr(os, "O_DIRECT", 0) | os.O_CLOEXEC)
+        fd = _open(path)
         try:
             return _read(fd, size, buffer, seconds)
         finally:
             os.close(fd)
     return None
+
+
+def _open(path: str) -> int:
+    """Open past the page cache, where the file system can."""
+    try:
+        return os.open(path, os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+    return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
 
 def _read(fd: int, size: int, buffer: mmap.mmap, seconds: float) -> float | None:
