@@ -173,6 +173,7 @@ def test_a_killed_wizard_does_not_end_the_migration_and_a_new_one_shows_it(
     again.wait("At most so many bytes")
     again.type("0")
     again.keys("Enter")
+    again.wait("Paused. p goes on")
     again.type("p")
     again.wait("DONE")
     assert is_whole(converter, disk)

@@ -89,7 +89,12 @@ def test_it_ends_at_once_when_it_is_told_to_and_leaves_nothing(tmp_path, number)
     before = sha(disk)
     argv = [sys.executable, "-m", "p2v.cli.main", "convert", str(disk), "--target", "hyperv"]
     process = subprocess.Popen(
-        [*argv, "--progress", "json"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        [*argv, "--progress", "json"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        # What a shell starts in the background is deaf to SIGINT, and so would be this.
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
     )
     assert process.stderr is not None
     while "looking for the operating system" not in (line := process.stderr.readline()):
