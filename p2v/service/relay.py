@@ -23,7 +23,8 @@ GOODBYE_S = 1.0
 def relay(client: ssl.SSLSocket, server: socket.socket) -> None:
     """Carry bytes until the server is done, both are silent, or the client is gone.
 
-    A client that closes its sending half still gets its answer. Closes neither socket.
+    A client's end is passed on, so that the server lets go of the connection at once: whoever
+    closes his sending half before he has his answer does not get it. Closes neither socket.
     """
     client.setblocking(False)
     server.setblocking(False)
@@ -39,6 +40,7 @@ class _Relay:
         self._to_client = bytearray()
         self._client_ended = False
         self._server_ended = False
+        self._end_passed_on = False
         self._wants_write = False
         """TLS has something of its own to send before it can go on."""
 
@@ -89,6 +91,9 @@ class _Relay:
         if self._to_server:
             with contextlib.suppress(BlockingIOError):
                 del self._to_server[: self._server.send(self._to_server)]
+        if self._client_ended and not self._to_server and not self._end_passed_on:
+            self._server.shutdown(socket.SHUT_WR)
+            self._end_passed_on = True
 
     def _receive_from_server(self) -> None:
         if self._server_ended or len(self._to_client) >= BUFFER:
