@@ -25,6 +25,11 @@ def test_a_machine_that_hangs_is_not_waited_for(monkeypatch):
     assert not accelerator._runs("tcg", "max")
 
 
+def test_a_machine_that_is_a_hundred_times_too_slow_is_not_used(monkeypatch):
+    monkeypatch.setattr(accelerator, "_COUNT", bytes.fromhex("66b9ffffffff 6649 75fc"))
+    assert not accelerator._runs("tcg", "max")
+
+
 def test_without_qemu_the_error_names_it(monkeypatch):
     monkeypatch.setattr(accelerator, "QEMU", "no-such-qemu")
     with pytest.raises(ToolError, match="no-such-qemu"):

@@ -22,6 +22,19 @@ _SID = bytes.fromhex("010100000000000512000000")  # S-1-5-18, the system itself
 _DESCRIPTOR = struct.pack("<BBHIIII", 1, 0, 0x8000, 20, 32, 0, 0) + _SID + _SID
 
 
+SYSTEM32 = "/Windows/System32"
+CONFIG = f"{SYSTEM32}/config"
+WINDOWS_10 = {
+    "ProductName": "Windows 10 Pro",
+    "CurrentVersion": "6.3",
+    "CurrentMajorVersionNumber": 10,
+    "CurrentMinorVersionNumber": 0,
+    "CurrentBuildNumber": "17134",
+    "EditionID": "Professional",
+    "InstallationType": "Client",
+}
+
+
 @cache
 def packed(name: str) -> bytes:
     """Return a file of tests/.../hives."""
@@ -145,6 +158,43 @@ def disk(path: Path, windows: Path, efi: Path | None = None) -> None:
     subprocess.run(
         ["sfdisk", "-q", path], input="\n".join(lines), text=True, check=True, timeout=60
     )
+
+
+def system_files(
+    folder: Path, version: Mapping[str, str | int], system: bytes, machine: int = 0x8664
+) -> dict[str, bytes]:
+    """Return the files that make a volume a Windows to those who look at it.
+
+    Args:
+        folder: for work.
+        version: the values of CurrentVersion.
+        system: the SYSTEM hive.
+        machine: what the programs run on, as `program` has it.
+    """
+    software_hive(folder / "SOFTWARE", version)
+    drivers = "vmbus storvsc vmstorfl intelide pciide atapi storahci disk partmgr stdcfltn"
+    files = {f"{SYSTEM32}/drivers/{name}.sys": program(machine) for name in drivers.split()}
+    return files | {
+        f"{CONFIG}/SOFTWARE": (folder / "SOFTWARE").read_bytes(),
+        f"{CONFIG}/SYSTEM": system,
+        f"{SYSTEM32}/cmd.exe": program(machine),
+        f"{SYSTEM32}/WindowsPowerShell/v1.0/powershell.exe": program(machine),
+        "/Users/Administrator/notes.txt": b"keep me",
+    }
+
+
+def on_disk(
+    folder: Path, files: Mapping[str, bytes], efi: Mapping[str, bytes] | None = None
+) -> Path:
+    """Return a disk of one Windows volume, and of a system partition if files are given for it."""
+    image, windows = folder / "windows.raw", folder / "ntfs"
+    volume(windows, files)
+    part = None
+    if efi is not None:
+        part = folder / "esp"
+        system_partition(part, efi)
+    disk(image, windows, part)
+    return image
 
 
 def sh(*argv: object) -> str:

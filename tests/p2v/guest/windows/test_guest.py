@@ -6,7 +6,6 @@ import hashlib
 import subprocess
 import sys
 import tarfile
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -18,24 +17,23 @@ from p2v.guest.windows.registry.diff import differences
 from p2v.guest.windows.registry.hive import Hive
 from p2v.model.errors import NoGuestError
 from tests.p2v.guest.windows import building
-from tests.p2v.guest.windows.building import MiB, packed, program, real, sh
+from tests.p2v.guest.windows.building import (
+    CONFIG,
+    SYSTEM32,
+    WINDOWS_10,
+    MiB,
+    on_disk,
+    packed,
+    real,
+    sh,
+    system_files,
+)
 
 pytestmark = [pytest.mark.root, pytest.mark.qemu, pytest.mark.timeout(1800)]
 
 MAC = "ec:f4:bb:48:7f:ed"
 GUID = "{08BA0CD8-E98C-475C-BADF-65130C043BD6}"
 BOOT_DRIVERS = ("vmbus", "storvsc", "storflt", "intelide", "pciide", "atapi")
-SYSTEM32 = "/Windows/System32"
-CONFIG = f"{SYSTEM32}/config"
-WINDOWS_10 = {
-    "ProductName": "Windows 10 Pro",
-    "CurrentVersion": "6.3",
-    "CurrentMajorVersionNumber": 10,
-    "CurrentMinorVersionNumber": 0,
-    "CurrentBuildNumber": "17134",
-    "EditionID": "Professional",
-    "InstallationType": "Client",
-}
 WINDOWS_7 = {
     "ProductName": "Windows 7 Enterprise",
     "CurrentVersion": "6.1",
@@ -44,35 +42,6 @@ WINDOWS_7 = {
     "InstallationType": "Client",
 }
 VISTA = WINDOWS_7 | {"ProductName": "Windows Vista Business", "CurrentVersion": "6.0"}
-
-
-def system_files(
-    folder: Path, version: Mapping[str, str | int], system: bytes, machine: int = 0x8664
-) -> dict[str, bytes]:
-    """Return the files that make a volume a Windows to those who look at it."""
-    building.software_hive(folder / "SOFTWARE", version)
-    drivers = "vmbus storvsc vmstorfl intelide pciide atapi storahci disk partmgr stdcfltn"
-    files = {f"{SYSTEM32}/drivers/{name}.sys": program(machine) for name in drivers.split()}
-    return files | {
-        f"{CONFIG}/SOFTWARE": (folder / "SOFTWARE").read_bytes(),
-        f"{CONFIG}/SYSTEM": system,
-        f"{SYSTEM32}/cmd.exe": program(machine),
-        f"{SYSTEM32}/WindowsPowerShell/v1.0/powershell.exe": program(machine),
-        "/Users/Administrator/notes.txt": b"keep me",
-    }
-
-
-def on_disk(
-    folder: Path, files: Mapping[str, bytes], efi: Mapping[str, bytes] | None = None
-) -> Path:
-    image, windows = folder / "windows.raw", folder / "ntfs"
-    building.volume(windows, files)
-    part = None
-    if efi is not None:
-        part = folder / "esp"
-        building.system_partition(part, efi)
-    building.disk(image, windows, part)
-    return image
 
 
 def read_back(image: Path, start: int, path: str) -> bytes:
