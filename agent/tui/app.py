@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import ClassVar
 
@@ -35,6 +37,7 @@ STEPS: tuple[type[Step], ...] = (
     HostStep,
     SummaryStep,
 )
+_READ_S = 0.1
 
 
 class Wizard(App[int], inherit_bindings=False):
@@ -46,8 +49,8 @@ class Wizard(App[int], inherit_bindings=False):
         Binding("ctrl+c", "leave", show=False),
         # By priority, which is heeded at once: what is typed right after Tab would otherwise still
         # reach the field before it, and be lost.
-        Binding("tab", "app.focus_next", show=False, priority=True),
-        Binding("shift+tab", "app.focus_previous", show=False, priority=True),
+        Binding("tab", "app.tab(1)", show=False, priority=True),
+        Binding("shift+tab", "app.tab(-1)", show=False, priority=True),
     ]
 
     def __init__(
@@ -103,6 +106,19 @@ class Wizard(App[int], inherit_bindings=False):
         self.job = None
         self._at = 0
         self.switch_screen(STEPS[0]())
+
+    async def action_tab(self, by: int) -> None:
+        """Go to the next field or the one before, as it is after what was typed ahead of Tab."""
+        # By priority, Tab is quicker than the current field, which may be about to show others.
+        # Keys behind Tab wait meanwhile; for a field that is going away they do not wait long.
+        read = asyncio.Event()
+        if (self.focused or self.screen).call_later(read.set):
+            with suppress(TimeoutError):
+                await asyncio.wait_for(read.wait(), _READ_S)
+        if by > 0:
+            self.screen.focus_next()
+        else:
+            self.screen.focus_previous()
 
     def action_leave(self) -> None:
         """Leave; a job goes on."""

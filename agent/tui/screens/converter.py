@@ -101,7 +101,7 @@ class ConverterStep(Step):
         """Offer the converters that are known, and listen for others."""
         self._known: dict[str, str] = dict.fromkeys(known_converters(), _PAIRED)
         self._show_known()
-        self.watch(self.query_one("#way", Pick), "index", self._show_way)  # at once, before Tab
+        self.watch(self.query_one("#way", Pick), "index", self._show_way)
         if self.wizard.listen:
             self._listen()
         if LIVE_MEDIUM.exists():
@@ -161,8 +161,6 @@ class ConverterStep(Step):
         here = self.query_one("#way", Pick).index == 1
         self.query_one("#network").display = not here
         self.query_one("#here").display = here
-        if isinstance(self.focused, Input):  # Tab was quicker: the field that it went to is hidden
-            self.query_one("#folder" if here else "#server").focus()
         self.say("")
 
     @on(Rows.OptionSelected, "#known")

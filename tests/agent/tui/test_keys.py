@@ -14,6 +14,7 @@ from agent.tui.screens.disks import DisksStep
 from agent.tui.screens.machine import MachineStep
 from agent.tui.screens.summary import SummaryStep
 from agent.tui.screens.vm import VmStep
+from agent.tui.widgets import Pick
 from tests.agent.tui.conftest import screen_text
 from tests.agent.tui.test_screens import run, show
 
@@ -37,6 +38,22 @@ def test_what_is_typed_right_after_an_editing_key_is_not_lost(wizard):
             await pilot.pause()
             assert app.screen.query_one("#server", Input).value == "right"
             assert app.screen.query_one("#code", Input).value == "7qk"
+
+    run(go())
+
+
+def test_tab_comes_after_what_was_typed_just_before_it(wizard, tmp_path):
+    async def go():
+        app = wizard()
+        async with app.run_test(size=(80, 24)) as pilot:
+            await pilot.pause()
+            burst(app, "space", "tab", *str(tmp_path), "shift+tab", "space", "space", "tab")
+            await pilot.pause()
+            await pilot.pause()
+            assert app.screen.query_one("#way", Pick).word == "a folder on this machine"
+            assert app.screen.query_one("#folder", Input).value == str(tmp_path)
+            assert app.screen.query_one("#server", Input).value == ""
+            assert app.focused is not None and app.focused.id == "folder"
 
     run(go())
 
