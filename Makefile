@@ -29,7 +29,7 @@ $(STAMP)install: $(STAMP)apt pyproject.toml setup.py requirements.lock $(wildcar
 	@touch $@
 
 agent: setup  ## dist/p2v-agent: the agent as one file, for any x86-64 Linux since 3.10
-	$(PY) onefile/build.py dist/p2v-agent
+	$(PY) agent/onefile/build.py dist/p2v-agent
 
 demo: setup  ## the main job on a real disk; the second run takes under a minute
 	@demo/run.sh

@@ -418,7 +418,7 @@ head -c 3M /dev/urandom > /root/written-since
 def test_what_was_begun_live_is_finished_from_the_image_by_what_differs(iso, converter, room):
     server = guest(room)
     program = room / "p2v-agent"
-    tool(sys.executable, ROOT / "onefile/build.py", program, "--level", "1")
+    tool(sys.executable, ROOT / "agent/onefile/build.py", program, "--level", "1")
     script = LIVE_PASS.format(
         token=converter.token(), fingerprint=converter.fingerprint, port=converter.port
     )

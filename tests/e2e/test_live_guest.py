@@ -135,7 +135,7 @@ def migrated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Migrated]:
     room = tmp_path_factory.mktemp("guest")
     server = guest(room)
     program = room / "p2v-agent"
-    build = [sys.executable, REPOSITORY / "onefile/build.py", program, "--level", "1"]
+    build = [sys.executable, REPOSITORY / "agent/onefile/build.py", program, "--level", "1"]
     subprocess.run(build, check=True)
     with converting(room / "data") as converter:
         script = MOUNTED + WRITE + LVM + LIVE

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Build the agent as one executable: `python onefile/build.py OUTPUT`.
+"""Build the agent as one executable: `python agent/onefile/build.py OUTPUT`.
 
 In it are this machine's Python and C library, the packages that the agent imports, its tools, and
 every library that one of them needs. The programs are linked to `FOLDER`, where `launcher.c`
@@ -30,7 +30,8 @@ from pathlib import Path
 
 import zstandard
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+HERE = Path(__file__).resolve().parent
+REPOSITORY = HERE.parents[1]
 FOLDER = "/run/p2v-agent"
 MAGIC = b"p2vagent"
 
@@ -48,8 +49,8 @@ CONVERTER_ONLY = {"dbos", "fastapi", "prometheus-client", "pydantic", "uvicorn"}
 
 _STDLIB = Path(sysconfig.get_path("stdlib"))
 _NOT_USED = re.compile(
-    r"(^|/)(__pycache__|__editable__[^/]*|tests?|testing|idlelib|tkinter|turtledemo|lib2to3|ensurepip|distutils"
-    r"|pydoc_data|config-[^/]*|dist-packages|site-packages|RECORD|direct_url\.json|INSTALLER)(/|$)"
+    r"(^|/)(agent/onefile|__pycache__|__editable__[^/]*|tests?|testing|idlelib|tkinter|turtledemo"
+    r"|lib2to3|ensurepip|distutils|pydoc_data|config-[^/]*|dist-packages|site-packages|RECORD|direct_url\.json|INSTALLER)(/|$)"
     r"|\.(pyc|pyi|pyx|pxd|c|h|a|exe|typed)$|_test[a-z]*\.cpython|\.dist-info/(?!METADATA)"
 )
 _NEEDED = re.compile(r"(?:=>\s*)?(/\S+)\s+\(0x")
@@ -208,8 +209,7 @@ def _copy_library(path: Path, into: Path) -> None:
 def compile_launcher(output: Path) -> bytes:
     """Return the program that the file begins with; it needs no library."""
     warnings = ("-O2", "-Wall", "-Wextra", "-Werror", "-s", "-static", f'-DFOLDER="{FOLDER}"')
-    source = REPOSITORY / "onefile" / "launcher.c"
-    _run("gcc", *warnings, "-o", output, source, "-lzstd")
+    _run("gcc", *warnings, "-o", output, HERE / "launcher.c", "-lzstd")
     return output.read_bytes()
 
 

@@ -15,7 +15,7 @@ import pytest
 from tests.e2e.live_guest import tree
 from tests.e2e.sources import attached
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[3]
 FOLDER = Path("/run/p2v-agent")
 MiB = 1 << 20
 pytestmark = [pytest.mark.root, pytest.mark.timeout(600)]
@@ -26,7 +26,7 @@ unrooted = pytest.mark.slow
 @pytest.fixture(scope="module")
 def program(tmp_path_factory):
     built = tmp_path_factory.mktemp("onefile") / "p2v-agent"
-    build = [sys.executable, REPOSITORY / "onefile/build.py", built, "--level", "1"]
+    build = [sys.executable, REPOSITORY / "agent/onefile/build.py", built, "--level", "1"]
     subprocess.run(build, check=True)
     return built
 
