@@ -88,7 +88,9 @@ def make_plan(machine: Machine, choices: Choices) -> Plan:
         compress_image=choices.compress_image,
         convert=choices.convert,
         warnings=tuple(dict.fromkeys(_warnings(machine, disks, excluded, choices))),
-        vm=chosen_vm(replace(planned_vm(machine, disks), name=name), choices.vm),
+        vm=chosen_vm(
+            replace(planned_vm(machine, disks, choices.vm.firmware), name=name), choices.vm
+        ),
     )
 
 

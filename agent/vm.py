@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from agent import firmware
 from p2v.model.errors import UsageError
 from p2v.model.machine import Disk, FirmwareKind, Load, Machine, NicKind
 from p2v.model.plan import PlannedDisk, Treatment
@@ -21,7 +22,7 @@ _MAX_VLAN = 4094
 
 @dataclass(frozen=True, slots=True)
 class VmChoices:
-    """What the user wants of the virtual machine; what is empty or 0 is as on the source.
+    """What the user wants of the virtual machine; what is empty, 0 or None is as on the source.
 
     `networks` are the name of an interface, that of the host's network, and the VLAN or 0.
     """
@@ -31,6 +32,7 @@ class VmChoices:
     storage: str = ""
     cpus: int = 0
     memory: int = 0
+    firmware: FirmwareKind | None = None
     networks: tuple[tuple[str, str, int], ...] = ()
     connected: bool = True
     clustered: bool = False
@@ -75,16 +77,23 @@ def chosen_vm(settings: VmSettings, choices: VmChoices) -> VmSettings:
     )
 
 
-def planned_vm(machine: Machine, disks: Sequence[Disk]) -> VmSettings:
-    """Return the virtual machine that has what `machine` has; its NICs have no network yet."""
+def planned_vm(
+    machine: Machine, disks: Sequence[Disk], wanted: FirmwareKind | None = None
+) -> VmSettings:
+    """Return the virtual machine that has what `machine` has; its NICs have no network yet.
+
+    Raises:
+        UsageError: the disks can't start by the firmware that is `wanted`.
+    """
     os = _family(disks)
+    kind = firmware.choose(firmware.possible(machine, disks), wanted)
     cpus = machine.cpus
     return VmSettings(
         name=machine.name,
         cpus=max(cpus.sockets * cpus.cores * cpus.threads, 1),
         memory=machine.memory.installed or machine.memory.usable,
-        firmware=machine.firmware.kind,
-        secure_boot=_secure_boot(machine, os),
+        firmware=kind,
+        secure_boot=_secure_boot(machine, kind, os),
         architecture=cpus.architecture or "x86_64",
         os=os,
         os_name=machine.os.name,
@@ -114,8 +123,8 @@ def _family(disks: Sequence[Disk]) -> OsFamily:
     return OsFamily.WINDOWS if found & _WINDOWS else OsFamily.OTHER
 
 
-def _secure_boot(machine: Machine, os: OsFamily) -> SecureBoot:
-    if machine.firmware.kind is not FirmwareKind.UEFI or not machine.firmware.secure_boot:
+def _secure_boot(machine: Machine, kind: FirmwareKind, os: OsFamily) -> SecureBoot:
+    if kind is not FirmwareKind.UEFI or not machine.firmware.secure_boot:
         return SecureBoot.OFF
     return SecureBoot.MICROSOFT if os is OsFamily.WINDOWS else SecureBoot.UEFI_CA
 

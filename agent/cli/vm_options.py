@@ -7,6 +7,7 @@ import argparse
 
 from agent.vm import VmChoices, parse_network
 from p2v.model.errors import UsageError
+from p2v.model.machine import FirmwareKind
 from p2v.model.units import parse_size
 
 BEST = "best"
@@ -27,6 +28,11 @@ def add_vm_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--storage", default="", help="the host's datastore, pool or folder")
     group.add_argument("--cpus", type=int, default=0, help="virtual processors (default: as here)")
     group.add_argument("--memory", type=parse_size, default=0, help="default: as here")
+    group.add_argument(
+        "--firmware",
+        choices=[kind.value for kind in FirmwareKind],
+        help="default: what the disks start by; on Hyper-V bios is generation 1, uefi 2",
+    )
     group.add_argument(
         "--network",
         action="append",
@@ -53,6 +59,7 @@ def vm_choices_from(args: argparse.Namespace) -> VmChoices:
         storage=args.storage,
         cpus=args.cpus,
         memory=args.memory,
+        firmware=FirmwareKind(args.firmware) if args.firmware else None,
         networks=tuple(_network(text) for text in args.network),
         connected=not args.unplugged,
         clustered=args.clustered,

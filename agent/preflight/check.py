@@ -5,10 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from agent.firmware import generation, of_machine
 from agent.preflight.disks import check_disks
 from agent.preflight.finding import Finding, Level
 from agent.preflight.volumes import check_volumes
-from p2v.model.machine import FirmwareKind, Load, Machine, NicKind, Severity
+from p2v.model.machine import Load, Machine, NicKind, Severity
 
 _LEVELS = {
     Severity.ERROR: Level.CRITICAL,
@@ -48,12 +49,11 @@ def _hardware(machine: Machine) -> Iterator[Finding]:
             f"The processor is {machine.cpus.architecture}: no x86 host can run this system.",
             "Its data can be migrated, its system cannot.",
         )
-    if machine.firmware.kind is FirmwareKind.BIOS:
-        message = "It starts by BIOS: a Hyper-V virtual machine of generation 1."
-    else:
-        message = "It starts by UEFI: a Hyper-V virtual machine of generation 2."
-    yield Finding(Level.INFORMATION, "firmware", "", message)
-    if machine.firmware.secure_boot:
+    own, kind = machine.firmware.kind, of_machine(machine)
+    but = "" if kind is own else f"{own.upper()} started this system, but not the disks. "
+    message = f"It starts by {kind.upper()}: a Hyper-V virtual machine of generation "
+    yield Finding(Level.INFORMATION, "firmware", "", f"{but}{message}{generation(kind)}.")
+    if machine.firmware.secure_boot and kind is own:
         yield Finding(
             Level.INFORMATION, "secure-boot", "", "Secure Boot is on, and can stay on in the VM."
         )

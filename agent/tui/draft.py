@@ -7,11 +7,12 @@ import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from agent.firmware import possible
 from agent.job.launch import Target
 from agent.plan import Choices, make_plan, partition_name
 from agent.vm import VmChoices, parse_network
 from p2v.model.errors import UsageError
-from p2v.model.machine import Disk, Machine
+from p2v.model.machine import Disk, FirmwareKind, Machine
 from p2v.model.plan import ImageFormat, Plan
 from p2v.model.units import GiB
 
@@ -37,6 +38,8 @@ class Draft:
     bwlimit: int = 0
     cpus: int = 0
     memory: int = 0
+    firmware: FirmwareKind | None = None
+    """None is what the disks start by."""
     networks: dict[str, str] = field(default_factory=dict)
     """By interface: a network of the host, or one with a VLAN: ``LAN:20``."""
     host: str = ""
@@ -98,12 +101,17 @@ class Draft:
             host=self.host,
             cpus=self.cpus,
             memory=self.memory,
+            firmware=self.firmware if self.firmware in self.kinds() else None,
             networks=tuple(
                 (name, *parse_network(text)) for name, text in self.networks.items() if text
             ),
             connected=self.connected,
             power_on=self.power_on and bool(self.host),
         )
+
+    def kinds(self) -> tuple[FirmwareKind, ...]:
+        """Return the kinds of firmware that may start the chosen disks, the likeliest first."""
+        return possible(self.found, [d for d in self.found.disks if d.name in self.disks])
 
     def plan(self) -> Plan:
         """Return the plan.
@@ -165,6 +173,8 @@ def _vm_words(vm: VmChoices) -> Iterator[str]:
         yield from ("--cpus", str(vm.cpus))
     if vm.memory:
         yield from ("--memory", str(vm.memory))
+    if vm.firmware:
+        yield from ("--firmware", vm.firmware.value)
     for name, network, vlan in vm.networks:
         yield from ("--network", f"{name}={network}:{vlan}" if vlan else f"{name}={network}")
     if vm.create:

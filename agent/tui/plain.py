@@ -36,6 +36,7 @@ from agent.vm import parse_network
 from p2v.model import planfile
 from p2v.model.command import printable
 from p2v.model.errors import P2VError, UsageError
+from p2v.model.machine import FirmwareKind
 from p2v.model.pairing import Code
 from p2v.model.plan import Plan
 from p2v.model.rating import Rating
@@ -212,6 +213,12 @@ def _ask_vm(draft: Draft) -> None:
         draft.cpus = _ask("Processors", parse_cpus, str(vm.cpus))
         memory = f"{vm.memory / GiB:.1f}".removesuffix(".0")
         draft.memory = _ask("Memory in GiB", parse_memory, memory)
+    if len(kinds := draft.kinds()) > 1:
+        known = [kind.value for kind in kinds]
+        chosen = _ask(
+            "Firmware: bios (Hyper-V: generation 1) or uefi (2)", _one_of(known), known[0]
+        )
+        draft.firmware = FirmwareKind(chosen)
     names = {name.replace(",", "").split(" (")[0]: (image, small) for name, image, small in FORMATS}
     chosen = _ask(f"Format ({', '.join(names)})", _one_of(list(names)), "vhdx")
     draft.format, draft.compress = names[chosen]

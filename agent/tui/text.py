@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from agent.cli.progress import format_time
+from agent.firmware import generation, of_machine
 from agent.job.state import JobState
 from agent.migration import VERIFYING
 from agent.plan import partition_name
@@ -13,7 +14,7 @@ from agent.preflight.finding import Finding, Level
 from agent.tui.draft import Draft
 from agent.tui.terminal import Glyphs
 from p2v.model.command import printable
-from p2v.model.machine import Disk, FirmwareKind, Machine, Partition
+from p2v.model.machine import Disk, Machine, Partition
 from p2v.model.plan import Plan, Treatment
 from p2v.model.units import format_size
 from p2v.model.vm import VmSettings
@@ -27,7 +28,7 @@ def machine_lines(machine: Machine) -> Iterator[str]:
     """Yield what the machine is, in four lines."""
     smbios, cpus = machine.smbios, machine.cpus
     made = " ".join(part for part in (smbios.vendor, smbios.product) if part) or "hardware unknown"
-    generation = 1 if machine.firmware.kind is FirmwareKind.BIOS else 2
+    kind = of_machine(machine)
     yield printable(f"{machine.name}: {made}")
     yield printable(f"{machine.os.name or 'no system recognised'}")
     threads = cpus.sockets * cpus.cores * cpus.threads
@@ -35,7 +36,7 @@ def machine_lines(machine: Machine) -> Iterator[str]:
     yield printable(f"{threads} x {cpus.model or cpus.architecture}, {memory} of memory")
     total = format_size(sum(disk.size for disk in machine.disks))
     yield (
-        f"{machine.firmware.kind.upper()} (generation {generation}), "
+        f"{kind.upper()} (generation {generation(kind)}), "
         f"{count(len(machine.disks), 'disk')} with {total}, "
         f"{count(len(machine.nics), 'network interface')}"
     )

@@ -15,6 +15,7 @@ from textual.containers import Horizontal, VerticalScroll
 from textual.widgets import Input, Label, Static
 
 from agent.credentials import find_credentials
+from agent.firmware import generation
 from agent.stream.remote import Address, RemoteConverter
 from agent.tui.draft import parse_cpus, parse_memory, parse_name
 from agent.tui.step import Step
@@ -22,10 +23,10 @@ from agent.tui.widgets import Field, NetworkField, Parses, Pick
 from agent.vm import parse_network
 from p2v.model.command import printable
 from p2v.model.errors import P2VError, UsageError
-from p2v.model.machine import FirmwareKind, Nic
+from p2v.model.machine import Nic
 from p2v.model.plan import ImageFormat
 from p2v.model.units import GiB
-from p2v.model.vm import SecureBoot, VmNic
+from p2v.model.vm import SecureBoot, VmNic, VmSettings
 
 FORMATS = (
     ("vhdx (Hyper-V)", ImageFormat.VHDX, False),
@@ -71,13 +72,7 @@ class VmStep(Step):
                 with Horizontal(classes="field"):
                     yield Label("Guest", classes="label")
                     yield Pick(_CONVERT, int(not draft.convert), id="convert")
-            generation = 1 if vm.firmware is FirmwareKind.BIOS else 2
-            secure = "" if vm.secure_boot is SecureBoot.OFF else ", Secure Boot on"
-            yield Static(
-                f"{vm.firmware.upper()}{secure}, as the machine has it: on Hyper-V generation "
-                f"{generation}.",
-                classes="text help",
-            )
+            yield from self._firmware(vm)
             yield Static(
                 "Networks on the host, as LAN or LAN:20 with a VLAN; empty: not connected",
                 classes="title",
@@ -86,6 +81,18 @@ class VmStep(Step):
             names.display = False
             yield names
             yield from self._nics(vm.nics)
+
+    def _firmware(self, vm: VmSettings) -> Iterator[Horizontal | Static]:
+        """Yield the choice where there is one, else why there is none."""
+        kinds = self.draft.kinds()
+        words = [f"{kind.upper()}, generation {generation(kind)} on Hyper-V" for kind in kinds]
+        if len(kinds) > 1:
+            label = Label("Firmware", classes="label")
+            pick = Pick(words, kinds.index(vm.firmware), id="firmware")
+            yield Horizontal(label, pick, classes="field")
+            return
+        secure = "" if vm.secure_boot is SecureBoot.OFF else ", Secure Boot on"
+        yield Static(f"{words[0]}{secure}: the disks start no other way.", classes="text help")
 
     def _nics(self, nics: tuple[VmNic, ...]) -> Iterator[Horizontal | Static]:
         if not nics:
@@ -154,6 +161,10 @@ class VmStep(Step):
     @on(Pick.Changed, "#format")
     def _take_format(self, event: Pick.Changed) -> None:
         _, self.draft.format, self.draft.compress = FORMATS[event.pick.index]
+
+    @on(Pick.Changed, "#firmware")
+    def _take_firmware(self, event: Pick.Changed) -> None:
+        self.draft.firmware = self.draft.kinds()[event.pick.index]
 
     @on(Pick.Changed, "#convert")
     def _take_convert(self, event: Pick.Changed) -> None:

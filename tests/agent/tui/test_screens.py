@@ -4,21 +4,26 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from textual.widgets import Input
 
 from agent.job.controls import Controls
 from agent.job.folder import Job, make_job
+from agent.job.launch import Target
 from agent.job.server import serving
 from agent.job.state import DiskState, Failure, JobState
+from agent.tui.draft import Draft
 from agent.tui.screens.disks import DisksStep
 from agent.tui.screens.host import HostStep
 from agent.tui.screens.progress import ProgressStep
 from agent.tui.screens.result import ResultStep
 from agent.tui.screens.summary import SummaryStep
+from agent.tui.screens.vm import VmStep
 from agent.tui.step import Step
 from p2v.model.host import HostFacts, HostLoad, HostNetwork, HostStorage, HypervisorKind
+from p2v.model.machine import FirmwareKind
 from p2v.placement.rate import Candidate, rank
 from tests.agent.tui.conftest import MACHINES, SIZES, check_snapshot, load, screen_text
 
@@ -249,6 +254,30 @@ def test_a_field_is_checked_as_it_is_typed_and_one_cannot_go_on(wizard, draft, f
             await pilot.press("ctrl+n")
             await pilot.pause()
             assert "Virtual machine" in screen_text(app)
+
+    run(go())
+
+
+def test_firmware_is_asked_for_where_the_disks_leave_a_choice(wizard):
+    flags = "bios_grub", "esp"
+    machine = load("gpt-bios-ext4-swap-xfs")
+    disk = replace(machine.disks[0], partitions=tuple(
+        replace(part, flags=flags) for part in machine.disks[0].partitions
+    ))  # fmt: skip
+    draft = Draft(target=Target(server="https://converter.example:8443"))
+    draft.look_at(replace(machine, disks=(disk,)))
+
+    async def go():
+        app = wizard(draft=draft)
+        async with app.run_test(size=(80, 24)) as pilot:
+            await show(pilot, VmStep, 3)
+            assert "< BIOS, generation 1 on Hyper-V >" in screen_text(app)
+            app.screen.query_one("#firmware").focus()
+            await pilot.press("space")
+            assert "< UEFI, generation 2 on Hyper-V >" in screen_text(app)
+            await pilot.pause()
+            assert draft.plan().vm.firmware is FirmwareKind.UEFI
+            assert "--firmware uefi" in draft.command()
 
     run(go())
 
