@@ -14,7 +14,11 @@ from p2v.cli.output import print_json, print_pairs, print_styled, size
 from p2v.cli.serve import DEFAULT_DATA
 from p2v.model.command import Subparsers, printable
 from p2v.model.errors import MigrationStateError, NoSuchMigrationError
+from p2v.model.migration import MigrationState
 from p2v.service.adminclient import AdminClient
+
+_THERE = {MigrationState.FINISHED: "", MigrationState.CANCELLED: " (deleted)"}
+"""What else there is to say of the names of images."""
 
 
 def register(subparsers: Subparsers) -> None:
@@ -96,8 +100,9 @@ def _facts(migration: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "problem", migration["problem"]
     yield "started", f"{_when(migration['created'])} by {migration['owner'] or 'nobody'}"
     yield "changed", _when(migration["updated"])
+    there = _THERE.get(MigrationState(migration["state"]), " (not there before it is finished)")
     for disk, image in zip(migration["plan"]["disks"], migration["images"], strict=False):
-        yield "disk", f"{disk['name']}, {size(disk['size'])} -> {image}"
+        yield "disk", f"{disk['name']}, {size(disk['size'])} -> {image}{there}"
     progress = migration["progress"]
     if progress.get("wire_bytes"):
         yield "received", size(progress["wire_bytes"])

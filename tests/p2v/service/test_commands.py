@@ -100,9 +100,11 @@ def test_migrations_are_listed_shown_and_cancelled(p2v, running):
     assert name in out and "receiving" in out
     code, out, _ = p2v("migrations", "show", name)
     assert code == 0 and "mail01-sda.raw" in out and "receiving  created" in out
+    assert "mail01-sda.raw (not there before it is finished)" in out
     _, out, _ = p2v("migrations", "show", name, "--json")
     assert json.loads(out)["events"][0]["kind"] == "receiving"
     assert p2v("migrations", "cancel", name)[0] == 0
+    assert "mail01-sda.raw (deleted)" in p2v("migrations", "show", name)[1]
     _, out, _ = p2v("migrations", "list", "--json")
     assert (name, "cancelled") in [(m["id"], m["state"]) for m in json.loads(out)["migrations"]]
 
