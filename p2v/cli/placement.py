@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from p2v.cli.output import age, print_json, print_styled, print_wrapped, table
@@ -64,8 +65,7 @@ def run_rate(args: argparse.Namespace) -> int:
 def _rated_offline(args: argparse.Namespace) -> tuple[Rating, ...]:
     from p2v.hosts.static import read_hosts
 
-    weights = Weights(**_weights(args.weights))
-    policy = Policy(Goal(args.goal), weights, args.growth)
+    policy = Policy(Goal(args.goal), Weights.parse(args.weights), args.growth)
     plan = load(_text(Path(args.subject)))
     group = tuple(_parts(args.group))
     found = [each for each in read_hosts(args.hosts) if each.group[: len(group)] == group]
@@ -84,7 +84,7 @@ def _rated(args: argparse.Namespace) -> tuple[Rating, ...]:
     body = {
         "plan": plan,
         "goal": args.goal,
-        "weights": _weights(args.weights),
+        "weights": asdict(Weights.parse(args.weights)),
         "growth": args.growth,
         "group": _parts(args.group),
     }
@@ -97,19 +97,6 @@ def _text(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(problem=f"the plan {path} can't be read: {error}") from None
-
-
-def _weights(text: str) -> dict[str, float]:
-    found: dict[str, float] = {}
-    for word in filter(None, text.split(",")):
-        key, _, value = word.partition("=")
-        try:
-            found[key] = float(value)
-        except ValueError:
-            raise UsageError(problem=f"--weights: '{word}' is not like cpu=2") from None
-        if key not in ("cpu", "memory", "disk", "network"):
-            raise UsageError(problem=f"--weights: '{key}' is not cpu, memory, disk or network")
-    return found
 
 
 def _parts(group: str) -> list[str]:

@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Any, cast
 
 from p2v.model.document import decode, encode
+from p2v.model.errors import UsageError
 from p2v.model.host import HypervisorKind
 
 
@@ -61,6 +62,24 @@ class Weights:
     memory: float = 1.0
     disk: float = 1.0
     network: float = 1.0
+
+    @classmethod
+    def parse(cls, text: str) -> Weights:
+        """Return the weights in ``cpu=2,disk=0``; what it leaves out counts once.
+
+        Raises:
+            UsageError: it is not like that.
+        """
+        found: dict[str, float] = {}
+        for word in filter(None, text.split(",")):
+            key, _, value = word.partition("=")
+            try:
+                found[key] = float(value)
+            except ValueError:
+                raise UsageError(problem=f"the weight '{word}' is not like cpu=2") from None
+            if key not in cls.__slots__:
+                raise UsageError(problem=f"the weight '{key}' is not {' or '.join(cls.__slots__)}")
+        return cls(**found)
 
 
 @dataclass(frozen=True, slots=True)

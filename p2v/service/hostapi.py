@@ -89,12 +89,13 @@ def placement(
     asker: Asker,
     migration: Annotated[str, Query(max_length=63)],
     goal: Goal = Goal.BALANCE,
+    weights: Annotated[str, Query(max_length=128, description="Like `cpu=2,disk=0`.")] = "",
     growth: Annotated[float, Query(ge=0, le=1)] = 0.2,
     group: Annotated[str, Query(max_length=1024, description="Of hosts: `A/B`.")] = "",
 ) -> views.PlacementView:
     """Rate the hosts of a group, or all, for a migration's virtual machine."""
     plan = context.migrations.get(migration).plan
-    return _placement(context, plan, Policy(goal, growth=growth), _parts(group))
+    return _placement(context, plan, Policy(goal, Weights.parse(weights), growth), _parts(group))
 
 
 @router.post("/placement")

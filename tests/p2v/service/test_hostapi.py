@@ -214,6 +214,19 @@ def test_a_migration_is_rated_too(p2v, known, running, finished):
     assert answer["goal"] == "consolidate"
     assert answer["ratings"][0]["stars"] == 1.0  # (0.3 + 0.25) / 2 x 5 = 1.375
     assert p2v("hosts", "rate", finished[0], "--goal", "consolidate")[0] == 0
+    shown = p2v("migrations", "show", finished[0])[1]
+    assert f"-> {finished[1]}\n" in shown, "a finished image is there"
+
+
+def test_a_migration_is_rated_by_weights_as_its_plan_is(known, running, finished, plan):
+    path = f"/placement?migration={finished[0]}&weights="
+    ask = running.client().call
+    weighed = ask("GET", f"{path}cpu=3,memory=1").json["ratings"][0]["terms"]
+    assert [term["weight"] for term in weighed[:2]] == [0.75, 0.25]
+    body = {"plan": to_json(plan), "weights": {"cpu": 3, "memory": 1}}
+    assert ask("POST", "/placement", body).json["ratings"][0]["terms"] == weighed
+    refused = ask("GET", f"{path}gpu=1")
+    assert refused.status == 422 and "'gpu' is not cpu or memory" in refused.body.decode()
 
 
 @pytest.mark.parametrize("weights", ["cpu", "gpu=1", "cpu=-1", "cpu=0,memory=0"])
