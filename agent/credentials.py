@@ -31,6 +31,7 @@ from p2v.model.errors import (
     PairingError,
     UnreachableError,
     UsageError,
+    reason,
 )
 from p2v.model.pairing import Code, PairingClient, format_fingerprint, parse_fingerprint
 from p2v.model.problem import error_of
@@ -162,7 +163,7 @@ def _secret(variable: str, file: Path | None) -> str:
     try:
         return file.read_text().strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(problem=f"{file} can't be read: {error}") from error
+        raise UsageError(problem=f"{file} can't be read: {reason(error)}") from error
 
 
 def _load(address: Address) -> Credentials | None:

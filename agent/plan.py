@@ -105,6 +105,8 @@ def _chosen(machine: Machine, choices: Choices) -> tuple[Disk, ...]:
     for disk in disks:
         if disks.count(disk) > 1:
             raise UsageError(problem=f"the disk '{disk.name}' is chosen twice")
+        if not disk.size:
+            raise UsageError(problem=f"the disk '{disk.name}' is empty: 0 bytes; choose another")
     return disks
 
 

@@ -11,6 +11,7 @@ from agent import firmware
 from p2v.model.errors import UsageError
 from p2v.model.machine import Disk, FirmwareKind, Load, Machine, NicKind
 from p2v.model.plan import PlannedDisk, Treatment
+from p2v.model.units import GiB, MiB, parse_size
 from p2v.model.vm import OsFamily, SecureBoot, VmLoad, VmNic, VmSettings
 
 _WINDOWS = {"ntfs", "BitLocker", "ldm", "ReFS"}
@@ -50,6 +51,56 @@ def parse_network(text: str) -> tuple[str, int]:
     if found is None or vlan > _MAX_VLAN or (vlan and not found["network"]):
         raise UsageError(problem=f"'{text}' is not like LAN or LAN:20, with a VLAN up to 4094")
     return found["network"], vlan
+
+
+def parse_cpus(text: str) -> int:
+    """Return a number of virtual processors.
+
+    Raises:
+        UsageError: it is none from 1 to 240, as many as a Hyper-V machine of generation 2 has.
+    """
+    if not text.strip().isdecimal() or not 1 <= int(text) <= 240:
+        raise UsageError(problem="processors: a number from 1 to 240")
+    return int(text)
+
+
+def parse_memory(text: str) -> int:
+    """Return bytes for GiB in `text`.
+
+    Raises:
+        UsageError: it is no number from 0.5 to 12288, the most that a Hyper-V machine has.
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0.5 <= value <= 12288:
+        raise UsageError(problem="memory: GiB, from 0.5 to 12288")
+    return int(value * GiB)
+
+
+def parse_memory_size(text: str) -> int:
+    """Return the bytes of a virtual machine's memory that `text` names, as ``4G``.
+
+    Raises:
+        UsageError: it is no size from 32M, the least that Hyper-V gives, to 12T, the most.
+    """
+    size = parse_size(text)
+    if not 32 * MiB <= size <= 12288 * GiB:
+        raise UsageError(problem=f"memory: from 32M to 12T, not '{text}'")
+    return size
+
+
+def parse_name(text: str) -> str:
+    """Return a name that files, hosts and migrations can have.
+
+    Raises:
+        UsageError: it is empty, too long, or has signs that a host refuses.
+    """
+    name = text.strip()
+    if not name or len(name) > 64 or any(c in '\\/:*?"<>|' or not c.isprintable() for c in name):
+        raise UsageError(problem='name: 1 to 64 signs, none of \\ / : * ? " < > |')
+    return name
 
 
 def chosen_vm(settings: VmSettings, choices: VmChoices) -> VmSettings:

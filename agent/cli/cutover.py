@@ -8,7 +8,7 @@ import json
 
 from agent.job.folder import find_job
 from agent.job.server import ask
-from p2v.model.command import Subparsers
+from p2v.model.command import Subparsers, filled
 from p2v.model.errors import MigrationStateError
 
 
@@ -20,7 +20,7 @@ def register(subparsers: Subparsers) -> None:
         description="Tell the agent that keeps the image of a migration warm to freeze the disks "
         "and finish. It works on this machine, and goes on with or without this command.",
     )
-    parser.add_argument("id", metavar="ID", help="the migration")
+    parser.add_argument("id", metavar="ID", type=filled, help="the migration")
     parser.add_argument("--json", action="store_true", help="print the answer as JSON")
     parser.set_defaults(run=run)
 

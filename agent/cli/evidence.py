@@ -6,10 +6,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-from pathlib import Path
 
 from agent.appliance import evidence, sticks
-from p2v.model.command import Subparsers
+from p2v.model.command import Subparsers, file_path
 from p2v.model.errors import UsageError
 
 
@@ -22,7 +21,7 @@ def register(subparsers: Subparsers) -> None:
         "as one tar.gz. Secrets of the kernel's command line are left out.",
     )
     where = parser.add_mutually_exclusive_group(required=True)
-    where.add_argument("--to", metavar="DIR", type=Path, help="into this folder")
+    where.add_argument("--to", metavar="DIR", type=file_path, help="into this folder")
     where.add_argument(
         "--stick",
         metavar="LABEL",

@@ -5,10 +5,9 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 
 from agent.appliance.hardware import Hardware, check_hardware, load_from
-from p2v.model.command import Subparsers, printable
+from p2v.model.command import Subparsers, file_path, printable
 from p2v.model.errors import UsageError
 
 EXIT_FOUND = 3
@@ -25,7 +24,7 @@ def register(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--load",
         metavar="DIR",
-        type=Path,
+        type=file_path,
         help="first install DIR/firmware and DIR/drivers on the running system (docs/iso.md)",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON document")

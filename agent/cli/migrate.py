@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.appliance.image import is_live_image
-from agent.cli.plan_options import add_plan_options, choices_from, plan_from, read_plan
+from agent.cli.plan_options import add_plan_options, choices_from, plan_from
 from agent.cli.progress import format_time, make_display
 from agent.job.controls import Controls
 from agent.job.folder import Job
@@ -28,7 +28,8 @@ from agent.migration import Outcome, Progress, default_options, find, migrate
 from agent.plan import Choices
 from agent.stream.converter import Converter
 from agent.stream.transfer import Options
-from p2v.model.command import Parser, Subparsers, printable
+from p2v.model import planfile
+from p2v.model.command import Parser, Subparsers, file_path, filled, printable
 from p2v.model.errors import ReadFailedError, UsageError
 from p2v.model.migration import Migration
 from p2v.model.plan import Codec, Plan
@@ -37,6 +38,7 @@ from p2v.model.units import format_size
 
 EXIT_WARNINGS = 3
 MAX_FREEZE_LIMIT_S = 120.0
+MAX_CONNECTIONS = 64
 
 
 def register(subparsers: Subparsers) -> None:
@@ -45,9 +47,10 @@ def register(subparsers: Subparsers) -> None:
         "migrate",
         help="capture disks and send them to a converter",
         description="Capture disks and write them as images, on a converter or in a folder here.",
+        epilog="Example: p2v-agent migrate --server https://converter:8443 --live --disk sda",
     )
-    parser.add_argument("--plan", metavar="FILE", type=Path, help="carry out this plan file")
-    parser.add_argument("--resume", metavar="ID", help="go on with this migration")
+    parser.add_argument("--plan", metavar="FILE", type=file_path, help="carry out this plan file")
+    parser.add_argument("--resume", metavar="ID", type=filled, help="go on with this migration")
     add_plan_options(parser)
     add_run_options(parser, cutover="now")
     parser.add_argument("--dry-run", action="store_true", help="say what would be done, no more")
@@ -58,11 +61,11 @@ def add_run_options(parser: Parser, cutover: str) -> None:
     """Add where to, when to cut over (by default `cutover`), whom to trust and what to show."""
     target = parser.add_mutually_exclusive_group()
     target.add_argument("--server", metavar="URL", help="the converter: https://HOST:PORT")
-    target.add_argument("--to", metavar="DIR", type=Path, help="write the images in DIR, here")
+    target.add_argument("--to", metavar="DIR", type=file_path, help="write the images in DIR, here")
     target.add_argument(
         "--to-stream",
         metavar="DIR",
-        type=Path,
+        type=file_path,
         help="write a stream in DIR, for 'p2v import' on a converter that is not reached from here",
     )
     live = parser.add_argument_group("disks that are written to meanwhile (--live)")
@@ -82,16 +85,33 @@ def add_run_options(parser: Parser, cutover: str) -> None:
         help=f"end a freeze that takes longer (default: {FREEZE_LIMIT_S:g})",
     )
     trust = parser.add_argument_group("trust (secrets: a file, the environment, a prompt)")
-    trust.add_argument("--code-file", metavar="FILE", type=Path, help="holds a pairing code")
-    trust.add_argument("--token-file", metavar="FILE", type=Path, help="holds a token")
+    trust.add_argument("--code-file", metavar="FILE", type=file_path, help="holds a pairing code")
+    trust.add_argument("--token-file", metavar="FILE", type=file_path, help="holds a token")
     trust.add_argument("--fingerprint", metavar="SHA256", default="", help="the converter's")
-    parser.add_argument("--job", metavar="DIR", type=Path, help="report and take requests there")
-    parser.add_argument("--connections", type=int, default=0, metavar="N", help="0: by the cores")
+    parser.add_argument(
+        "--job",
+        metavar="DIR",
+        type=file_path,
+        help="report and take requests there (docs/tui.md; default: a new one in /run/p2v/jobs)",
+    )
+    parser.add_argument(
+        "--connections",
+        type=_connections,
+        default=0,
+        metavar="N",
+        help=f"data connections to the converter, up to {MAX_CONNECTIONS} (default: by the cores)",
+    )
     parser.add_argument(
         "--progress", choices=("auto", "json", "none"), default="auto", help="on stderr"
     )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.add_argument("--verbose", action="store_true", help="log what happens to stderr")
+
+
+def _connections(text: str) -> int:
+    if not text.isdecimal() or int(text) > MAX_CONNECTIONS:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number from 0 to {MAX_CONNECTIONS}")
+    return int(text)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -197,7 +217,7 @@ def _plan(args: argparse.Namespace) -> Plan:
         return plan_from(choices_from(args))
     if choices_from(args) != Choices(disks=()):
         raise UsageError(problem="a plan file says what to do; leave the options of 'plan' out")
-    return read_plan(args.plan)
+    return planfile.read(args.plan)
 
 
 def live_settings(args: argparse.Namespace) -> LiveSettings:

@@ -22,6 +22,7 @@ def register(subparsers: Subparsers) -> None:
         help="print the plan of a migration",
         description="Print the plan of a migration as TOML, for review and 'migrate --plan'. "
         "Writes nothing.",
+        epilog="Example: p2v-agent plan --disk sda --exclude sda4 --format qcow2 > plan.toml",
     )
     add_plan_options(parser)
     parser.add_argument("--json", action="store_true", help="print the plan as JSON instead")

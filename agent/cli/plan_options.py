@@ -4,13 +4,11 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from agent.cli.vm_options import LOAD_WINDOW_S, add_vm_options, vm_choices_from
 from agent.inventory.collect import collect
 from agent.plan import Choices, make_plan
-from p2v.model import planfile
-from p2v.model.errors import UsageError
+from agent.vm import parse_name
 from p2v.model.machine import Machine
 from p2v.model.plan import Capture, Codec, ImageFormat, Plan
 from p2v.model.units import parse_size
@@ -49,7 +47,9 @@ def add_plan_options(parser: argparse.ArgumentParser) -> None:
         help="how, if live (default: auto): a change tracker in the kernel, LVM snapshots, or "
         "comparisons (scan), which only prepare what the p2v ISO finishes",
     )
-    group.add_argument("--name", default="", help="name of the migration (default: the machine's)")
+    group.add_argument(
+        "--name", type=parse_name, help="name of the migration (default: the machine's)"
+    )
     group.add_argument(
         "--format",
         choices=[item.value for item in ImageFormat],
@@ -88,7 +88,7 @@ def choices_from(args: argparse.Namespace) -> Choices:
     return Choices(
         disks=tuple(args.disk),
         exclude=tuple(args.exclude),
-        name=args.name,
+        name=args.name or "",
         format=ImageFormat(args.format),
         live=args.live or args.capture != Capture.AUTO,
         capture=Capture(args.capture),
@@ -119,16 +119,3 @@ def look_for(choices: Choices) -> Machine:
     """
     # Only a machine that is to be placed is watched: it takes seconds.
     return collect(choices.disks, LOAD_WINDOW_S if choices.vm.create else 0)
-
-
-def read_plan(path: Path) -> Plan:
-    """Return the plan in the file `path`.
-
-    Raises:
-        UsageError: it cannot be read, or is no valid plan.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(problem=f"the plan {path} cannot be read: {error}") from None
-    return planfile.load(text)

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from agent.cli import migrate
-from p2v.model.command import Subparsers
+from p2v.model.command import Subparsers, filled
 
 
 def register(subparsers: Subparsers) -> None:
@@ -16,6 +16,6 @@ def register(subparsers: Subparsers) -> None:
         "differs: later, after a reboot, or from the p2v ISO. The image stays unfinished until a "
         "run with '--cutover now'.",
     )
-    parser.add_argument("resume", metavar="ID", help="the migration")
+    parser.add_argument("resume", metavar="ID", type=filled, help="the migration")
     migrate.add_run_options(parser, cutover="later")
     parser.set_defaults(run=migrate.run, plan=None, dry_run=False)

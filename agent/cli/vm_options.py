@@ -5,10 +5,9 @@ from __future__ import annotations
 
 import argparse
 
-from agent.vm import VmChoices, parse_network
+from agent.vm import VmChoices, parse_cpus, parse_memory_size, parse_network
 from p2v.model.errors import UsageError
 from p2v.model.machine import FirmwareKind
-from p2v.model.units import parse_size
 
 BEST = "best"
 """Instead of a host's name: the one with the most stars."""
@@ -26,8 +25,20 @@ def add_vm_options(parser: argparse.ArgumentParser) -> None:
         help="have the converter make the machine on this host, or on the one with most stars",
     )
     group.add_argument("--storage", default="", help="the host's datastore, pool or folder")
-    group.add_argument("--cpus", type=int, default=0, help="virtual processors (default: as here)")
-    group.add_argument("--memory", type=parse_size, default=0, help="default: as here")
+    group.add_argument(
+        "--cpus",
+        type=parse_cpus,
+        default=0,
+        metavar="N",
+        help="virtual processors, 1 to 240 (default: as here)",
+    )
+    group.add_argument(
+        "--memory",
+        type=parse_memory_size,
+        default=0,
+        metavar="SIZE",
+        help="as 4G or 512M, binary (default: as here)",
+    )
     group.add_argument(
         "--firmware",
         choices=[kind.value for kind in FirmwareKind],

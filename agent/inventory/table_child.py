@@ -17,7 +17,7 @@ from typing import Any
 from p2v.model.units import GiB
 
 _NO_TABLE = "loop"  # libparted's name of a disk that is one file system
-_NOT_RECOGNISED = "unrecognised disk label"
+_NO_TABLES = ("unrecognised disk label", "cannot possibly store")  # the latter of a tiny file
 
 
 def main(path: str, sector_size: str) -> None:
@@ -37,10 +37,10 @@ def main(path: str, sector_size: str) -> None:
     _ped.register_exn_handler(answer)
     try:
         document = _table(parted.newDisk(parted.getDevice(path)))
-    except (parted.DiskException, _ped.DiskException) as error:
-        unknown = any(_NOT_RECOGNISED in text for text in [*said, str(error)])
+    except (parted.DiskException, _ped.DiskException, _ped.IOException) as error:
+        unknown = any(sign in text for text in [*said, str(error)] for sign in _NO_TABLES)
         document = {"type": "none" if unknown else "", "partitions": [], "error": str(error)}
-        said = [text for text in said if _NOT_RECOGNISED not in text]
+        said = [text for text in said if not any(sign in text for sign in _NO_TABLES)]
     print(json.dumps({**document, "said": said}))
 
 

@@ -90,8 +90,14 @@ class Job:
 
         Raises:
             MigrationBusyError: another process is.
+            UsageError: its folder cannot be used.
         """
-        with (self.path / "lock").open("wb") as file:
+        try:
+            lock = (self.path / "lock").open("wb")
+        except OSError as error:
+            problem = f"the job's folder {self.path} cannot be used: {error.strerror}"
+            raise UsageError(problem=problem) from None
+        with lock as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

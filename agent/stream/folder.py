@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from p2v.images.durable import check_writable
 from p2v.model.errors import (
     MigrationBusyError,
     MigrationStateError,
@@ -39,6 +40,7 @@ class FolderConverter:
     def __init__(self, root: Path) -> None:
         if not root.is_dir():
             raise UsageError(problem=f"{root} is no folder; make it first, on a disk with room")
+        check_writable(root)
         self.address = str(root)
         self._root = root
         self._writers: dict[str, StreamWriter] = {}

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.stream.converter import Connection
+from p2v.images.durable import check_writable
 from p2v.model.errors import UsageError
 from p2v.model.migration import Migration
 from p2v.model.plan import Plan
@@ -32,6 +33,7 @@ class LocalConverter:
     def __init__(self, folder: Path) -> None:
         if not folder.is_dir():
             raise UsageError(problem=f"{folder} is no folder; make it first, on a disk with room")
+        check_writable(folder)
         self.address = str(folder)
         self._lock = FolderLock(folder)
         self._store = Store(f"sqlite:///{folder / 'p2v.sqlite'}")

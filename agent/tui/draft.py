@@ -11,10 +11,8 @@ from agent.firmware import possible
 from agent.job.launch import Target
 from agent.plan import Choices, make_plan, partition_name
 from agent.vm import VmChoices, parse_network
-from p2v.model.errors import UsageError
 from p2v.model.machine import Disk, FirmwareKind, Machine
 from p2v.model.plan import ImageFormat, Plan
-from p2v.model.units import GiB
 
 
 @dataclass
@@ -181,41 +179,3 @@ def _vm_words(vm: VmChoices) -> Iterator[str]:
         yield from ("--host", vm.host)
     yield from ("--unplugged",) * (not vm.connected)
     yield from ("--power-on",) * vm.power_on
-
-
-def parse_cpus(text: str) -> int:
-    """Return a number of virtual processors.
-
-    Raises:
-        UsageError: it is none from 1 to 240, as many as a Hyper-V machine of generation 2 has.
-    """
-    if not text.strip().isdecimal() or not 1 <= int(text) <= 240:
-        raise UsageError(problem="processors: a number from 1 to 240")
-    return int(text)
-
-
-def parse_memory(text: str) -> int:
-    """Return bytes for GiB in `text`.
-
-    Raises:
-        UsageError: it is no number from 0.5 to 12288, the most that a Hyper-V machine has.
-    """
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0.5 <= value <= 12288:
-        raise UsageError(problem="memory: GiB, from 0.5 to 12288")
-    return int(value * GiB)
-
-
-def parse_name(text: str) -> str:
-    """Return a name that files, hosts and migrations can have.
-
-    Raises:
-        UsageError: it is empty, too long, or has signs that a host refuses.
-    """
-    name = text.strip()
-    if not name or len(name) > 64 or any(c in '\\/:*?"<>|' or not c.isprintable() for c in name):
-        raise UsageError(problem='name: 1 to 64 signs, none of \\ / : * ? " < > |')
-    return name

@@ -21,7 +21,7 @@ from agent.job.launch import Target, start_job
 from agent.plan import partition_name
 from agent.preflight.check import preflight
 from agent.stream.remote import Address, RemoteConverter
-from agent.tui.draft import Draft, in_use, parse_cpus, parse_memory, parse_name
+from agent.tui.draft import Draft, in_use
 from agent.tui.evidence import find_evidence
 from agent.tui.screens.converter import parse_folder
 from agent.tui.screens.disks import effect_lines
@@ -32,7 +32,7 @@ from agent.tui.screens.result import result_lines
 from agent.tui.screens.vm import FORMATS
 from agent.tui.terminal import ASCII
 from agent.tui.text import finding_line, machine_lines, plan_lines, progress_line
-from agent.vm import parse_network
+from agent.vm import parse_cpus, parse_memory, parse_name, parse_network
 from p2v.model import planfile
 from p2v.model.command import printable
 from p2v.model.errors import P2VError, UsageError

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING
 from p2v.cli.output import print_pairs, print_styled
 from p2v.cli.progress import add_progress_option
 from p2v.guest.target import NicAddress, Platform
-from p2v.model.command import Subparsers, printable
-from p2v.model.errors import ConversionFailedError, ConversionRefusedError, UsageError
+from p2v.images.check.source import require_images
+from p2v.model.command import Subparsers, file_path, printable
+from p2v.model.errors import ConversionFailedError, ConversionRefusedError, UsageError, reason
 from p2v.model.machine import FirmwareKind, Severity
 from p2v.model.units import format_size
 
@@ -38,14 +39,16 @@ def register(subparsers: Subparsers) -> None:
         epilog="Several images are the disks of one guest. Exit code 0: converted, or nothing to "
         "do; 62: refused; 63: failed. In both cases the image is as it was.",
     )
-    parser.add_argument("images", metavar="IMAGE", nargs="+", type=Path)
+    parser.add_argument("images", metavar="IMAGE", nargs="+", type=file_path)
     parser.add_argument(
-        "--target", required=True, choices=tuple(Platform), type=Platform, help="the hypervisor"
+        "--target",
+        required=True,
+        choices=[platform.value for platform in Platform],
+        help="the hypervisor",
     )
     parser.add_argument(
         "--firmware",
-        choices=tuple(FirmwareKind),
-        type=FirmwareKind,
+        choices=[kind.value for kind in FirmwareKind],
         help="of the VM (Hyper-V: bios is generation 1, uefi 2); by default what the guest needs",
     )
     parser.add_argument("--root", default="", metavar="DEVICE", help="the system, of several")
@@ -59,13 +62,13 @@ def register(subparsers: Subparsers) -> None:
     )
     parser.add_argument(
         "--passphrase-file",
-        type=Path,
+        type=file_path,
         metavar="FILE",
         help="passphrases of encrypted volumes, one a line",
     )
     parser.add_argument(
         "--virtio-win",
-        type=Path,
+        type=file_path,
         metavar="PATH",
         help="folder or ISO with Windows drivers for virtio (KVM)",
     )
@@ -84,14 +87,17 @@ def run(args: argparse.Namespace) -> int:
     with _progress(args.progress) as tell, unpacked(args.virtio_win) as drivers:
         request = Request(
             images=tuple(args.images),
-            platform=args.target,
-            firmware=args.firmware,
+            platform=Platform(args.target),
+            firmware=FirmwareKind(args.firmware) if args.firmware else None,
             root=args.root,
             nics=tuple(args.nic),
             drivers=drivers,
             passphrases=_passphrases(args.passphrase_file),
             dry_run=args.dry_run,
         )
+        require_images(args.images)
+        if len({image.resolve() for image in args.images}) < len(args.images):
+            raise UsageError(problem="an image is given twice; each is one disk of the guest")
         report = convert(request, tell)
     if args.json:
         print(report.to_json(), end="")
@@ -156,7 +162,7 @@ def _passphrases(path: Path | None) -> tuple[str, ...]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(problem=f"{path} can't be read as passphrases: {error}") from None
+        raise UsageError(problem=f"{path} can't be read as passphrases: {reason(error)}") from None
     if len(lines) > _MAX_PASSPHRASES:
         raise UsageError(problem=f"{path} has more than {_MAX_PASSPHRASES} lines")
     return tuple(line for line in lines if line)

@@ -23,12 +23,13 @@ from p2v.cli.output import (
     size,
     table,
 )
-from p2v.cli.serve import DEFAULT_DATA
+from p2v.cli.serve import DATA_HELP, DEFAULT_DATA
 from p2v.hosts.connection import ConnectionKind
-from p2v.model.command import Parser, Subparsers, printable
+from p2v.model.command import Parser, Subparsers, file_path, filled, printable
 from p2v.model.errors import (
     NoSuchHostError,
     UsageError,
+    reason,
 )
 from p2v.model.pairing import parse_fingerprint
 from p2v.model.units import format_size, parse_size
@@ -63,7 +64,7 @@ def register(subparsers: Subparsers) -> None:
 
 
 def _common(parser: argparse.ArgumentParser, data: Any, json_default: Any) -> None:
-    parser.add_argument("--data", metavar="DIR", type=Path, default=data)
+    parser.add_argument("--data", metavar="DIR", type=file_path, default=data, help=DATA_HELP)
     parser.add_argument(
         "--json", action="store_true", default=json_default, help="print one JSON document"
     )
@@ -73,25 +74,70 @@ def _register_add(actions: argparse._SubParsersAction[Parser]) -> None:
     add = actions.add_parser(
         "add",
         help="add a host, a cluster or a vCenter",
-        epilog=f"The password is asked for, or taken from --password-file or {PASSWORD_VARIABLE}.",
+        epilog=f"The password is asked for, or taken from --password-file or {PASSWORD_VARIABLE}. "
+        "Example: p2v hosts add kvm1 --kind libvirt --address qemu+ssh://root@kvm1/system",
     )
     add.add_argument("name", metavar="CONNECTION", help="what to call it")
     add.add_argument("--kind", required=True, choices=[kind.value for kind in ConnectionKind])
-    add.add_argument("--address", required=True, help="a host, a URL or, for static, a file")
-    add.add_argument("--user", default="")
-    add.add_argument("--password-file", metavar="FILE", type=Path)
+    add.add_argument(
+        "--address", required=True, type=filled, help="a host, a URL or, for static, a file"
+    )
+    add.add_argument("--user", default="", help="who may make machines there")
+    add.add_argument(
+        "--password-file", metavar="FILE", type=file_path, help="holds the user's password"
+    )
     add.add_argument(
         "--fingerprint", metavar="SHA256", default="", help="of a certificate that nobody signed"
     )
-    add.add_argument("--option", metavar="KEY=VALUE", action="append", default=[])
+    add.add_argument(
+        "--option",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="of this kind of host (docs/hosts.md); may be repeated",
+    )
     add.add_argument("--group", metavar="A/B", default="", help="data center/cluster")
-    add.add_argument("--max-iops", type=float, default=0.0, help="what its storage can do")
-    add.add_argument("--network-rate", type=parse_size, default=0, help="bytes a second, as 1.2G")
-    add.add_argument("--reserve-cpu", type=float, default=10.0, metavar="PERCENT")
-    add.add_argument("--reserve-memory", type=_size, default=1 << 30, metavar="SIZE")
-    add.add_argument("--reserve-disk", type=_size, default=10 << 30, metavar="SIZE")
-    add.add_argument("--reserve-iops", type=float, default=0.0, metavar="N")
-    add.add_argument("--reserve-network", type=float, default=0.0, metavar="PERCENT")
+    add.add_argument(
+        "--max-iops", type=float, default=0.0, metavar="N", help="what its storage can do"
+    )
+    add.add_argument(
+        "--network-rate", type=parse_size, default=0, metavar="RATE", help="bytes a second, as 1.2G"
+    )
+    add.add_argument(
+        "--reserve-cpu",
+        type=float,
+        default=10.0,
+        metavar="PERCENT",
+        help="kept for the host itself: of its processors (default: 10)",
+    )
+    add.add_argument(
+        "--reserve-memory",
+        type=_size,
+        default=1 << 30,
+        metavar="SIZE",
+        help="of its memory (default: 1G)",
+    )
+    add.add_argument(
+        "--reserve-disk",
+        type=_size,
+        default=10 << 30,
+        metavar="SIZE",
+        help="of each storage (default: 10G)",
+    )
+    add.add_argument(
+        "--reserve-iops",
+        type=float,
+        default=0.0,
+        metavar="N",
+        help="operations a second (default: 0)",
+    )
+    add.add_argument(
+        "--reserve-network",
+        type=float,
+        default=0.0,
+        metavar="PERCENT",
+        help="of its network (default: 0)",
+    )
     _common(add, argparse.SUPPRESS, json_default=argparse.SUPPRESS)
     add.set_defaults(run=run_add)
 
@@ -139,7 +185,7 @@ def _password(args: argparse.Namespace) -> str:
         try:
             text: str = args.password_file.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            problem = f"the password in {args.password_file} can't be read: {error}"
+            problem = f"the password in {args.password_file} can't be read: {reason(error)}"
             raise UsageError(problem=problem) from None
         return text.rstrip("\n")
     if PASSWORD_VARIABLE in os.environ:
@@ -176,6 +222,8 @@ def _print_hosts(document: dict[str, Any], json_output: bool) -> int:
     if json_output:
         print_json(document)
         return 0
+    if not document["connections"]:
+        print("no host is known; 'p2v hosts add' adds one")
     _print_tree(document["hosts"])
     seen = {host["connection"] for host in document["hosts"]}
     for connection in document["connections"]:

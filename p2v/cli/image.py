@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from p2v.cli.output import print_json, print_pairs, print_styled, size
@@ -12,7 +11,7 @@ from p2v.cli.progress import add_progress_option, progress
 from p2v.images.check import ImageInfo, Report, Severity, check_image, inspect_image
 from p2v.images.check.report import EXIT_CLEAN, EXIT_WARNINGS
 from p2v.images.check.source import require_images
-from p2v.model.command import Subparsers, printable
+from p2v.model.command import Subparsers, file_path, printable
 from p2v.model.errors import ImageError, UsageError
 from p2v.model.extent import Extent
 from p2v.model.units import parse_size
@@ -30,7 +29,7 @@ def register(subparsers: Subparsers) -> None:
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
 
     info = actions.add_parser("info", help="say what an image is and holds")
-    info.add_argument("files", metavar="FILE", nargs="+", type=Path)
+    info.add_argument("files", metavar="FILE", nargs="+", type=file_path)
     info.set_defaults(run=run_info)
 
     check = actions.add_parser(
@@ -38,7 +37,7 @@ def register(subparsers: Subparsers) -> None:
         help="hold an image against its format, strictly",
         epilog="Exit code 0: nothing found; 3: warnings only; 50: errors.",
     )
-    check.add_argument("files", metavar="FILE", nargs="+", type=Path)
+    check.add_argument("files", metavar="FILE", nargs="+", type=file_path)
     check.add_argument(
         "--deep", action="store_true", help="read all data back and decompress every cluster"
     )
@@ -49,8 +48,8 @@ def register(subparsers: Subparsers) -> None:
         help="compare the disks in two images or devices byte by byte",
         epilog="Exit code 0: the same; 50: they differ.",
     )
-    compare.add_argument("a", metavar="A", type=Path)
-    compare.add_argument("b", metavar="B", type=Path)
+    compare.add_argument("a", metavar="A", type=file_path)
+    compare.add_argument("b", metavar="B", type=file_path)
     compare.add_argument(
         "--ignore",
         metavar="OFFSET:LENGTH",

@@ -5,12 +5,11 @@ from __future__ import annotations
 
 import argparse
 import time
-from pathlib import Path
 from typing import Any
 
 from p2v.cli.output import print_json, size
-from p2v.cli.serve import DEFAULT_DATA
-from p2v.model.command import Subparsers
+from p2v.cli.serve import DATA_HELP, DEFAULT_DATA
+from p2v.model.command import Subparsers, file_path
 from p2v.model.migration import MigrationState
 from p2v.model.problem import error_of
 from p2v.service.adminclient import AdminClient
@@ -26,8 +25,12 @@ def register(subparsers: Subparsers) -> None:
         "the running converter, and wait until its images are finished. The converter reads it: "
         "it must be mounted on its machine. Repeating it is harmless.",
     )
-    parser.add_argument("folder", metavar="FOLDER", type=Path, help="the stream: a migration's id")
-    parser.add_argument("--data", metavar="DIR", type=Path, default=DEFAULT_DATA)
+    parser.add_argument(
+        "folder", metavar="FOLDER", type=file_path, help="the stream: a migration's id"
+    )
+    parser.add_argument(
+        "--data", metavar="DIR", type=file_path, default=DEFAULT_DATA, help=DATA_HELP
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.set_defaults(run=run)
 

@@ -7,12 +7,11 @@ import argparse
 import re
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from p2v.cli.output import print_json, print_pairs, print_styled, size
-from p2v.cli.serve import DEFAULT_DATA
-from p2v.model.command import Subparsers, printable
+from p2v.cli.serve import DATA_HELP, DEFAULT_DATA
+from p2v.model.command import Subparsers, file_path, printable
 from p2v.model.errors import MigrationStateError, NoSuchMigrationError
 from p2v.model.migration import MigrationState
 from p2v.service.adminclient import AdminClient
@@ -42,7 +41,7 @@ def register(subparsers: Subparsers) -> None:
 
 
 def _common(parser: argparse.ArgumentParser, data: Any, json_default: Any) -> None:
-    parser.add_argument("--data", metavar="DIR", type=Path, default=data)
+    parser.add_argument("--data", metavar="DIR", type=file_path, default=data, help=DATA_HELP)
     parser.add_argument(
         "--json", action="store_true", default=json_default, help="print one JSON document"
     )
@@ -54,6 +53,8 @@ def run_list(args: argparse.Namespace) -> int:
     if args.json:
         print_json({"migrations": found})
         return 0
+    if not found:
+        print("no migration yet; 'p2v-agent migrate --server URL' begins one")
     width = max((len(each["id"]) for each in found), default=0)
     for each in found:
         total = size(sum(disk["size"] for disk in each["plan"]["disks"]))

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from p2v.cli.output import print_json, print_pairs
-from p2v.cli.serve import DEFAULT_DATA
-from p2v.model.command import Subparsers, printable
+from p2v.cli.serve import DATA_HELP, DEFAULT_DATA
+from p2v.model.command import Subparsers, file_path, printable
 from p2v.model.errors import NoAgentFileError, UsageError
 from p2v.service.adminclient import AdminClient
 
@@ -22,7 +22,9 @@ def register(subparsers: Subparsers) -> None:
         "pair",
         description="Print a one-time code that admits an agent; or make, list, revoke tokens.",
     )
-    parser.add_argument("--data", metavar="DIR", type=Path, default=DEFAULT_DATA)
+    parser.add_argument(
+        "--data", metavar="DIR", type=file_path, default=DEFAULT_DATA, help=DATA_HELP
+    )
     action = parser.add_mutually_exclusive_group()
     action.add_argument(
         "--token",
@@ -34,7 +36,10 @@ def register(subparsers: Subparsers) -> None:
     action.add_argument("--list", action="store_true", help="list the tokens")
     action.add_argument("--revoke", metavar="ID", help="revoke a token")
     parser.add_argument(
-        "--out", metavar="FILE", type=Path, help="with --token: write it there, for its owner only"
+        "--out",
+        metavar="FILE",
+        type=file_path,
+        help="with --token: write it there, for its owner only",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.set_defaults(run=run)

@@ -10,9 +10,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from p2v.cli.output import age, print_json, print_styled, print_wrapped, table
-from p2v.model.command import Parser, printable
+from p2v.model import planfile
+from p2v.model.command import Parser, file_path, printable
 from p2v.model.errors import NoSuitableHostError, UsageError
-from p2v.model.planfile import load, to_json
 from p2v.model.rating import Goal, Rating, Term, Weights
 from p2v.placement.rate import Candidate, Policy, rank
 from p2v.service.adminclient import AdminClient
@@ -28,16 +28,28 @@ def register(actions: argparse._SubParsersAction[Parser]) -> Parser:
         help="rate all hosts for a plan or a migration",
         epilog="Exit code 72: no host gets a star.",
     )
-    rate.add_argument("subject", metavar="PLAN|MIGRATION")
-    rate.add_argument("--goal", choices=[goal.value for goal in Goal], default=Goal.BALANCE.value)
+    rate.add_argument("subject", metavar="PLAN|MIGRATION", help="a plan's file, or an id")
+    rate.add_argument(
+        "--goal",
+        choices=[goal.value for goal in Goal],
+        default=Goal.BALANCE.value,
+        help="the emptiest host first, or the fullest that can take it (default: balance)",
+    )
     rate.add_argument(
         "--weights", metavar="cpu=2,disk=0", default="", help="cpu, memory, disk, network; 1 each"
     )
     rate.add_argument(
-        "--growth", type=float, default=0.2, help="part of the disks' free room to be there"
+        "--growth",
+        type=float,
+        default=0.2,
+        metavar="PART",
+        help="part of the disks' free room to be there, 0 to 1 (default: 0.2)",
     )
     rate.add_argument(
-        "--hosts", metavar="FILE", type=Path, help="rate the hosts of a file; no converter needed"
+        "--hosts",
+        metavar="FILE",
+        type=file_path,
+        help="rate the hosts of a file; no converter needed",
     )
     rate.add_argument("--explain", action="store_true", help="show every term with its numbers")
     rate.add_argument(
@@ -66,7 +78,7 @@ def _rated_offline(args: argparse.Namespace) -> tuple[Rating, ...]:
     from p2v.hosts.static import read_hosts
 
     policy = Policy(Goal(args.goal), Weights.parse(args.weights), args.growth)
-    plan = load(_text(Path(args.subject)))
+    plan = planfile.read(Path(args.subject))
     group = tuple(_parts(args.group))
     found = [each for each in read_hosts(args.hosts) if each.group[: len(group)] == group]
     return rank(plan, [Candidate(facts) for facts in found], policy)
@@ -76,7 +88,7 @@ def _rated(args: argparse.Namespace) -> tuple[Rating, ...]:
     client = AdminClient(args.data)
     path = Path(args.subject)
     if path.is_file():
-        plan = to_json(load(_text(path)))
+        plan = planfile.to_json(planfile.read(path))
     elif _MIGRATION.fullmatch(args.subject):
         plan = client.call("GET", f"/migrations/{args.subject}")["plan"]
     else:
@@ -90,13 +102,6 @@ def _rated(args: argparse.Namespace) -> tuple[Rating, ...]:
     }
     found = client.call("POST", "/placement", body)["ratings"]
     return tuple(Rating.from_json(each) for each in found)
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(problem=f"the plan {path} can't be read: {error}") from None
 
 
 def _parts(group: str) -> list[str]:

@@ -18,8 +18,8 @@ from p2v.guest.rehearsal.watch import Tell
 from p2v.guest.report import Rehearsal, add_rehearsal, load_report, report_path
 from p2v.guest.report_page import write_page
 from p2v.guest.target import Platform, Target
-from p2v.model.command import Subparsers, printable
-from p2v.model.errors import RehearsalFailedError, UsageError
+from p2v.model.command import Subparsers, file_path, printable
+from p2v.model.errors import RehearsalFailedError, UsageError, reason
 from p2v.model.machine import FirmwareKind
 from p2v.model.units import GiB, MiB, parse_size
 
@@ -36,28 +36,30 @@ def register(subparsers: Subparsers) -> None:
         "how far it gets. Nothing is written to the images.",
         epilog="Exit code 0: it reached its login prompt; 64: it did not (docs/rehearsal.md).",
     )
-    parser.add_argument("images", metavar="IMAGE", nargs="+", type=Path, help="the guest's disks")
+    parser.add_argument(
+        "images", metavar="IMAGE", nargs="+", type=file_path, help="the guest's disks"
+    )
     parser.add_argument(
         "--firmware",
-        choices=tuple(FirmwareKind),
-        type=FirmwareKind,
+        choices=[each.value for each in FirmwareKind],
         help="by default what the partition table says",
     )
     parser.add_argument(
         "--bus",
-        choices=tuple(Bus),
-        type=Bus,
+        choices=[each.value for each in Bus],
         help="what the disks are attached to; by default what the guest finds them on",
     )
     parser.add_argument(
         "--target",
-        choices=tuple(Platform),
-        type=Platform,
+        choices=[each.value for each in Platform],
         help="what the guest was converted for; by default what its report says",
     )
     parser.add_argument("--secure-boot", action="store_true", help="with Microsoft's keys enrolled")
     parser.add_argument(
-        "--passphrase-file", metavar="FILE", type=Path, help="typed when the guest asks for one"
+        "--passphrase-file",
+        metavar="FILE",
+        type=file_path,
+        help="typed when the guest asks for one",
     )
     parser.add_argument(
         "--memory", metavar="SIZE", type=parse_size, default=2 * GiB, help="of the guest (2G)"
@@ -69,7 +71,7 @@ def register(subparsers: Subparsers) -> None:
         help="of one start; by default 300, and 900 where there is no KVM",
     )
     parser.add_argument(
-        "--screenshot", metavar="DIR", type=Path, help="keep screen.png and console.log there"
+        "--screenshot", metavar="DIR", type=file_path, help="keep screen.png and console.log there"
     )
     parser.add_argument(
         "--progress",
@@ -106,7 +108,8 @@ def _target(image: Path) -> Target | None:
 
 
 def _options(args: argparse.Namespace, target: Target | None) -> Options:
-    firmware, platform = args.firmware, args.target
+    firmware = FirmwareKind(args.firmware) if args.firmware else None
+    platform = Platform(args.target) if args.target else None
     if target is not None:
         firmware, platform = firmware or target.firmware, platform or target.platform
     if args.memory < _LEAST_MEMORY:
@@ -115,7 +118,7 @@ def _options(args: argparse.Namespace, target: Target | None) -> Options:
         raise UsageError(problem="--timeout must be a number of seconds above 0")
     return Options(
         firmware=firmware,
-        bus=args.bus,
+        bus=Bus(args.bus) if args.bus else None,
         platform=platform,
         timeout_s=args.timeout,
         passphrase=_passphrase(args.passphrase_file) if args.passphrase_file else "",
@@ -128,7 +131,9 @@ def _passphrase(path: Path) -> str:
     try:
         words = path.read_text().splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(problem=f"--passphrase-file {path} can't be read: {error}") from error
+        raise UsageError(
+            problem=f"--passphrase-file {path} can't be read: {reason(error)}"
+        ) from error
     if not words or not words[0].isascii() or not words[0].isprintable():
         raise UsageError(problem=f"--passphrase-file {path}: its first line must be plain ASCII")
     return words[0]

@@ -12,11 +12,11 @@ from typing import Any
 
 from p2v.cli.output import print_json
 from p2v.cli.progress import add_progress_option, progress
-from p2v.cli.serve import DEFAULT_DATA
-from p2v.model.command import Subparsers
+from p2v.cli.serve import DATA_HELP, DEFAULT_DATA
+from p2v.model import planfile
+from p2v.model.command import Subparsers, file_path
 from p2v.model.errors import UsageError
 from p2v.model.host import HypervisorKind
-from p2v.model.planfile import load
 from p2v.script.make import make_plan_script
 from p2v.service.adminclient import AdminClient
 
@@ -40,7 +40,9 @@ def register(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--storage", default="", help="the host's datastore, pool, repository or folder"
     )
-    parser.add_argument("--data", metavar="DIR", type=Path, default=DEFAULT_DATA)
+    parser.add_argument(
+        "--data", metavar="DIR", type=file_path, default=DEFAULT_DATA, help=DATA_HELP
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     add_progress_option(parser)
     parser.set_defaults(run=run)
@@ -63,10 +65,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _of_plan(path: Path, args: argparse.Namespace) -> dict[str, Any]:
-    try:
-        plan = load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(problem=f"the plan {path} can't be read: {error}") from None
+    plan = planfile.read(path)
     if args.kind is None:
         raise UsageError(problem="a plan knows no hypervisor; add --kind")
     kind = HypervisorKind(args.kind)

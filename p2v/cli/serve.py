@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from p2v.cli.output import print_json, print_pairs
-from p2v.model.command import Subparsers
+from p2v.model.command import Subparsers, file_path
 from p2v.service.addresses import parse_listen
 from p2v.service.notify import notify, watchdog_interval
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 DEFAULT_DATA = Path("/var/lib/p2v")
+DATA_HELP = f"the converter's folder (default: {DEFAULT_DATA})"
 DEFAULT_LISTEN = "0.0.0.0:8443"
 LEVELS = ("debug", "info", "warning", "error")
 _FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -35,9 +36,11 @@ def register(subparsers: Subparsers) -> None:
         description="Run the converter that agents send their disks to, until SIGTERM or Ctrl-C.",
         epilog="Exit code 0: stopped; 42: the folder is in use; 43: cannot listen; 44: database.",
     )
-    parser.add_argument("--data", metavar="DIR", type=Path, default=DEFAULT_DATA)
     parser.add_argument(
-        "--listen", metavar="ADDR:PORT", default=DEFAULT_LISTEN, help="default %(default)s"
+        "--data", metavar="DIR", type=file_path, default=DEFAULT_DATA, help=DATA_HELP
+    )
+    parser.add_argument(
+        "--listen", metavar="ADDR:PORT", default=DEFAULT_LISTEN, help="default: %(default)s"
     )
     parser.add_argument(
         "--database",

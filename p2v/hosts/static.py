@@ -15,7 +15,7 @@ from p2v.hosts.connection import Connection
 from p2v.hosts.sending import Sent, unheard
 from p2v.hosts.undo import Undo
 from p2v.model.document import decode
-from p2v.model.errors import HostError, UsageError
+from p2v.model.errors import HostError, UsageError, reason
 from p2v.model.host import HostFacts
 from p2v.model.order import Order
 
@@ -34,7 +34,7 @@ def read_hosts(path: Path) -> tuple[HostFacts, ...]:
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(problem=f"the hosts in {path} can't be read: {error}") from None
+        raise UsageError(problem=f"the hosts in {path} can't be read: {reason(error)}") from None
     except tomllib.TOMLDecodeError as error:
         raise UsageError(problem=f"{path} is not TOML: {error}") from None
     return decode(_File, document, str(path)).hosts

@@ -3,8 +3,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import tempfile
 from pathlib import Path
+
+from p2v.model.errors import NoRoomError, UsageError
+
+_PAGE = 4096
 
 
 def sync_folder(folder: Path) -> None:
@@ -14,6 +20,23 @@ def sync_folder(folder: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def check_writable(folder: Path) -> None:
+    """Write a page to a file in `folder` that has no name, and drop it.
+
+    Raises:
+        NoRoomError: the file system is full.
+        UsageError: nothing can be written there.
+    """
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(_PAGE))
+            file.flush()
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise NoRoomError(path=folder, needed=_PAGE) from None
+        raise UsageError(problem=f"{folder} can't be written: {error.strerror}") from None
 
 
 def write_durably(path: Path, content: bytes, mode: int = 0o644) -> None:

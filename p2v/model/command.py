@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from importlib import import_module
 from importlib.metadata import version
 from keyword import iskeyword
+from pathlib import Path
 from types import FrameType
 from typing import NoReturn, TypeAlias
 
@@ -39,6 +40,26 @@ class Parser(argparse.ArgumentParser):
             UsageError: always.
         """
         raise UsageError(problem=f"{message} (see '{self.prog} --help')")
+
+
+def filled(text: str) -> str:
+    """Return an argument that must say something, for argparse.
+
+    Raises:
+        ArgumentTypeError: it is empty, as a script's variable is that was never set.
+    """
+    if not text:
+        raise argparse.ArgumentTypeError("it is empty")
+    return text
+
+
+def file_path(text: str) -> Path:
+    """Return a path, for argparse; an empty one would be the current folder.
+
+    Raises:
+        ArgumentTypeError: it is empty.
+    """
+    return Path(filled(text))
 
 
 Subparsers: TypeAlias = "argparse._SubParsersAction[Parser]"

@@ -44,6 +44,13 @@ class _Facts(dict[str, Any]):
         return "?"
 
 
+def reason(error: Exception) -> str:
+    """Return in words why a file can't be read or written, without its name or a number."""
+    if isinstance(error, UnicodeDecodeError):
+        return "it is no text in UTF-8"
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+
+
 class UsageError(P2VError):
     """The command line, plan or request does not make sense."""
 
@@ -112,7 +119,7 @@ class NoSuchMigrationError(P2VError):
     code = "no-such-migration"
     exit_code = 14
     status = 404
-    message = "There is no migration {id} on this converter."
+    message = "There is no migration '{id}' on this converter."
     hint = "'p2v migrations list' on the converter shows those that exist."
 
 

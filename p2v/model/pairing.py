@@ -87,7 +87,9 @@ def parse_fingerprint(text: str) -> bytes:
     except ValueError:
         digest = b""
     if len(digest) != hashlib.sha256().digest_size:
-        raise UsageError(problem=f"'{text}' is not a fingerprint; 'p2v serve' prints it")
+        raise UsageError(
+            problem=f"'{text}' is not a fingerprint: 64 hex digits, the certificate's SHA-256"
+        )
     return digest
 
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import re
 import tomllib
+from pathlib import Path
 from typing import Any, cast
 
 import tomli_w
 
 from p2v.model.document import decode, encode
-from p2v.model.errors import UsageError
+from p2v.model.errors import UsageError, reason
 from p2v.model.machine import FirmwareKind
 from p2v.model.plan import PLAN_VERSION, Plan, PlannedDisk
 from p2v.model.vm import SecureBoot, VmNic, VmSettings
@@ -55,6 +56,20 @@ def load(text: str) -> Plan:
     except tomllib.TOMLDecodeError as error:
         raise UsageError(problem=f"the plan is not TOML: {error}") from None
     return from_json(document)
+
+
+def read(path: Path) -> Plan:
+    """Return the plan in the file `path`.
+
+    Raises:
+        UsageError: it can't be read, or is no valid plan.
+    """
+    try:
+        return load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(problem=f"the plan {path} can't be read: {reason(error)}") from None
+    except UsageError as error:
+        raise UsageError(problem=f"{path}: {error}") from None
 
 
 def to_json(plan: Plan) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import socket
 from pathlib import Path
 from typing import Any
 
-from p2v.model.errors import ProtocolError, UnreachableError
+from p2v.model.errors import ProtocolError, UnreachableError, reason
 from p2v.model.problem import error_of
 from p2v.service import unixsocket
 
@@ -55,7 +55,7 @@ class AdminClient:
             problem = "no converter runs on this data folder"
             raise UnreachableError(server=self._data, problem=problem) from error
         except (OSError, http.client.HTTPException) as error:
-            raise UnreachableError(server=self._data, problem=str(error)) from error
+            raise UnreachableError(server=self._data, problem=reason(error)) from error
         finally:
             connection.close()
         return _document(answer.status, content)

@@ -77,7 +77,7 @@ def _known(_request: Request, error: Exception) -> JSONResponse:
 def _invalid(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)  # noqa: S101
     first = error.errors()[0]
-    place = ".".join(str(part) for part in first["loc"])
+    place = ".".join(str(part) for part in first["loc"][1:]) or "the request"
     return _answer(problem_document(UsageError(problem=f"{place}: {first['msg']}")))
 
 

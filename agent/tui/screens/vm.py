@@ -17,10 +17,9 @@ from textual.widgets import Input, Label, Static
 from agent.credentials import find_credentials
 from agent.firmware import generation
 from agent.stream.remote import Address, RemoteConverter
-from agent.tui.draft import parse_cpus, parse_memory, parse_name
 from agent.tui.step import Step
 from agent.tui.widgets import Field, NetworkField, Parses, Pick
-from agent.vm import parse_network
+from agent.vm import parse_cpus, parse_memory, parse_name, parse_network
 from p2v.model.command import printable
 from p2v.model.errors import P2VError, UsageError
 from p2v.model.machine import Nic

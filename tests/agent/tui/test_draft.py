@@ -12,7 +12,8 @@ from agent.cli.migrate import add_run_options
 from agent.cli.plan_options import add_plan_options, choices_from
 from agent.job.launch import Target
 from agent.plan import make_plan
-from agent.tui.draft import Draft, parse_cpus, parse_memory, parse_name
+from agent.tui.draft import Draft
+from agent.vm import parse_cpus, parse_memory, parse_name
 from p2v.model.errors import UsageError
 from p2v.model.plan import ImageFormat
 from tests.agent.tui.conftest import MACHINES, load

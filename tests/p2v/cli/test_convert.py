@@ -36,7 +36,7 @@ def test_a_mistake_is_named(capsys, words):
 
 def test_an_image_that_is_not_there_is_named(capsys, tmp_path):
     error = failed(capsys, tmp_path / "none.vhdx", "--target", "hyperv")
-    assert error["code"] == "bad-image" and "none.vhdx" in error["message"]
+    assert error["code"] == "no-such-disk" and "none.vhdx" in error["message"]
 
 
 def test_an_image_that_is_not_finished_is_refused(capsys, tmp_path):
