@@ -39,7 +39,13 @@ def register(subparsers: Subparsers) -> None:
         epilog="Several images are the disks of one guest. Exit code 0: converted, or nothing to "
         "do; 62: refused; 63: failed. In both cases the image is as it was.",
     )
-    parser.add_argument("images", metavar="IMAGE", nargs="+", type=file_path)
+    parser.add_argument(
+        "images",
+        metavar="IMAGE",
+        nargs="+",
+        type=file_path,
+        help="VHDX, qcow2, raw or VMDK; of a VMDK a copy beside it",
+    )
     parser.add_argument(
         "--target",
         required=True,

@@ -51,10 +51,10 @@ def register(subparsers: Subparsers) -> None:
     listing = actions.add_parser("list", help="list all hosts and what they do")
     listing.set_defaults(run=run_list)
     show = actions.add_parser("show", help="show all that is known of a host")
-    show.add_argument("name", metavar="HOST")
+    show.add_argument("name", metavar="HOST", help="as 'list' shows it")
     show.set_defaults(run=run_show)
     remove = actions.add_parser("remove", help="forget a connection; machines stay")
-    remove.add_argument("name", metavar="CONNECTION")
+    remove.add_argument("name", metavar="CONNECTION", help="as it was added")
     remove.set_defaults(run=run_remove)
     refresh = actions.add_parser("refresh", help="measure all hosts now")
     refresh.set_defaults(run=run_refresh)
@@ -78,7 +78,12 @@ def _register_add(actions: argparse._SubParsersAction[Parser]) -> None:
         "Example: p2v hosts add kvm1 --kind libvirt --address qemu+ssh://root@kvm1/system",
     )
     add.add_argument("name", metavar="CONNECTION", help="what to call it")
-    add.add_argument("--kind", required=True, choices=[kind.value for kind in ConnectionKind])
+    add.add_argument(
+        "--kind",
+        required=True,
+        choices=[kind.value for kind in ConnectionKind],
+        help="the hypervisor; static: a file of hosts",
+    )
     add.add_argument(
         "--address", required=True, type=filled, help="a host, a URL or, for static, a file"
     )

@@ -29,7 +29,7 @@ def register(subparsers: Subparsers) -> None:
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
 
     info = actions.add_parser("info", help="say what an image is and holds")
-    info.add_argument("files", metavar="FILE", nargs="+", type=file_path)
+    info.add_argument("files", metavar="FILE", nargs="+", type=file_path, help="VHDX, qcow2 or raw")
     info.set_defaults(run=run_info)
 
     check = actions.add_parser(
@@ -37,7 +37,9 @@ def register(subparsers: Subparsers) -> None:
         help="hold an image against its format, strictly",
         epilog="Exit code 0: nothing found; 3: warnings only; 50: errors.",
     )
-    check.add_argument("files", metavar="FILE", nargs="+", type=file_path)
+    check.add_argument(
+        "files", metavar="FILE", nargs="+", type=file_path, help="VHDX, qcow2 or raw"
+    )
     check.add_argument(
         "--deep", action="store_true", help="read all data back and decompress every cluster"
     )
@@ -48,8 +50,8 @@ def register(subparsers: Subparsers) -> None:
         help="compare the disks in two images or devices byte by byte",
         epilog="Exit code 0: the same; 50: they differ.",
     )
-    compare.add_argument("a", metavar="A", type=file_path)
-    compare.add_argument("b", metavar="B", type=file_path)
+    compare.add_argument("a", metavar="A", type=file_path, help="an image or a device")
+    compare.add_argument("b", metavar="B", type=file_path, help="another, of any format")
     compare.add_argument(
         "--ignore",
         metavar="OFFSET:LENGTH",

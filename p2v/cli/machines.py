@@ -41,7 +41,7 @@ def register(actions: argparse._SubParsersAction[Parser]) -> list[Parser]:
     undeploy.add_argument("--yes", action="store_true", help="do not ask")
     undeploy.set_defaults(run=run_undeploy)
     for parser in (deploy, undeploy):
-        parser.add_argument("migration", metavar="MIGRATION")
+        parser.add_argument("migration", metavar="MIGRATION", help="its id")
     return [deploy, undeploy]
 
 

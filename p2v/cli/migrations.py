@@ -35,7 +35,7 @@ def register(subparsers: Subparsers) -> None:
     cancel = actions.add_parser("cancel", help="end one and delete its unfinished images")
     cancel.set_defaults(run=run_cancel)
     for action in (show, cancel):
-        action.add_argument("id", metavar="ID")
+        action.add_argument("id", metavar="ID", help="the migration, as 'list' shows it")
     for action in (listing, show, cancel):
         _common(action, argparse.SUPPRESS, json_default=argparse.SUPPRESS)
 

@@ -32,7 +32,7 @@ def register(subparsers: Subparsers) -> None:
         "for virsh, qm, xe and govc. For a finished migration it fetches the images by links that "
         "are good once and for a day; for a plan they are brought by hand.",
     )
-    parser.add_argument("subject", metavar="MIGRATION|PLAN")
+    parser.add_argument("subject", metavar="MIGRATION|PLAN", help="an id, or a plan's file")
     parser.add_argument("--host", metavar="HOST", default="", help="one of 'p2v hosts list'")
     parser.add_argument(
         "--kind", choices=[kind.value for kind in HypervisorKind], help="without a known host"

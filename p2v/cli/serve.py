@@ -53,7 +53,7 @@ def register(subparsers: Subparsers) -> None:
         action="store_true",
         help="do not tell the local network (mDNS); wizards there offer what they hear of",
     )
-    parser.add_argument("--log-level", choices=LEVELS, default="info")
+    parser.add_argument("--log-level", choices=LEVELS, default="info", help="default: info")
     parser.add_argument("--json", action="store_true", help="print one JSON document at start")
     parser.set_defaults(run=run)
 

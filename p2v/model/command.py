@@ -17,7 +17,7 @@ from importlib.metadata import version
 from keyword import iskeyword
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 from p2v.model.errors import P2VError, UsageError
 
@@ -30,8 +30,22 @@ class Terminated(BaseException):
     """SIGTERM arrived; derived like KeyboardInterrupt so that no `except Exception` swallows it."""
 
 
+class _Actions(argparse._SubParsersAction):  # type: ignore[type-arg] # generic in typeshed only
+    """Words that choose a parser; each describes itself by its line in the list of them."""
+
+    def add_parser(self, name: str, **more: Any) -> Parser:
+        text = more.get("help", "")
+        more.setdefault("description", f"{text[:1].upper()}{text[1:]}." if text else None)
+        parser: Parser = super().add_parser(name, **more)
+        return parser
+
+
 class Parser(argparse.ArgumentParser):
     """An argument parser whose mistakes are `UsageError`s, so that they end like any other."""
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self.register("action", "parsers", _Actions)
 
     def error(self, message: str) -> NoReturn:
         """Raise what is wrong with the command line.

@@ -102,6 +102,8 @@ def _detect(source: Source) -> ImageFormat:
             return kind
     for magic, name in _FOREIGN.items():
         if head.startswith(magic):
-            raise ImageError(path=source.path, problem=f"is a {name}, which p2v does not read")
+            but = "; 'p2v convert' and 'p2v image compare' read it" if name == "VMDK" else ""
+            problem = f"is a {name}, and only VHDX, qcow2 and raw images are checked{but}"
+            raise ImageError(path=source.path, problem=problem)
     name = source.path.name.removesuffix(PARTIAL_SUFFIX)
     return _SUFFIXES.get(Path(name).suffix.lower(), ImageFormat.RAW)

@@ -68,7 +68,7 @@ def test_a_partial_name_makes_an_image_incomplete(disk):
 def test_an_image_of_another_kind_is_not_taken_for_raw(kind, name, tmp_path):
     path = tmp_path / "disk"
     subprocess.run(["qemu-img", "create", "-q", "-f", kind, str(path), "4M"], check=True)
-    with pytest.raises(ImageError, match=f"is a {name}, which p2v does not read"):
+    with pytest.raises(ImageError, match=f"is a {name}, and only VHDX"):
         check_image(path)
 
 
