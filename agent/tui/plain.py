@@ -215,10 +215,8 @@ def _ask_vm(draft: Draft) -> None:
         draft.memory = _ask("Memory in GiB", parse_memory, memory)
     if len(kinds := draft.kinds()) > 1:
         known = [kind.value for kind in kinds]
-        chosen = _ask(
-            "Firmware: bios (Hyper-V: generation 1) or uefi (2)", _one_of(known), known[0]
-        )
-        draft.firmware = FirmwareKind(chosen)
+        question = "Firmware, bios (Hyper-V generation 1) or uefi (generation 2)"
+        draft.firmware = FirmwareKind(_ask(question, _one_of(known), known[0]))
     names = {name.replace(",", "").split(" (")[0]: (image, small) for name, image, small in FORMATS}
     chosen = _ask(f"Format ({', '.join(names)})", _one_of(list(names)), "vhdx")
     draft.format, draft.compress = names[chosen]

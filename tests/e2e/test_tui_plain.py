@@ -75,6 +75,7 @@ def test_the_same_questions_line_by_line_end_in_a_verified_image(env, converter,
             ("Name of", ["a/b", "web01"]),
             ("Processors", ["0", "2"]),
             ("Memory", ["1"]),
+            ("Firmware", ["efi", "uefi"]),  # nothing in the disk tells
             ("Format", ["raw"]),
             ("Make the guest", ["no"]),
             ("Network of the host", ["LAN:9999", *[""] * 50]),
@@ -84,7 +85,7 @@ def test_the_same_questions_line_by_line_end_in_a_verified_image(env, converter,
     assert code == 0, said
     for part in (
         "is no converter's address", "No converter answers at https://127.0.0.1:9",
-        "there is no sdz", "none of", "from 1 to 240", "with a VLAN up to 4094", "one of: start",
+        "there is no sdz", "none of", "from 1 to 240", "with a VLAN up to 4094", "one of: start", "one of: bios, uefi",
         "No host can take", "Ctrl-C ends this display", "DONE", "Verified: ",
     ):  # fmt: skip
         assert part in said, (part, said)
@@ -92,6 +93,7 @@ def test_the_same_questions_line_by_line_end_in_a_verified_image(env, converter,
     (migration,) = converter.migrations()
     assert compare_images(disk, Path(migration["images"][0])).same
     assert (migration["plan"]["name"], migration["plan"]["vm"]["cpus"]) == ("web01", 2)
+    assert migration["plan"]["vm"]["firmware"] == "uefi"
     (job,) = list_jobs()
     assert not job.alive()
 
@@ -104,7 +106,7 @@ def test_a_plan_is_saved_and_no_answer_is_an_error(env, disk, tmp_path):
         ["--disk", str(disk)],
         [
             ("Converter's address", [str(tmp_path / "images")]),
-            ("(Disks|Partitions|Name|Processors|Memory|Format|Make|Network)", [""] * 60),
+            ("(Disks|Partitions|Name|Processors|Memory|Firmware|Format|Make|Network)", [""] * 60),
             ("Start now", ["save"]),
             ("Save as", [str(plan)]),
         ],
