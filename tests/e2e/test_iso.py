@@ -410,7 +410,8 @@ for card in /sys/class/net/e*; do
     ip address add 10.0.2.15/24 dev "${{card##*/}}"
 done
 export P2V_TOKEN={token} P2V_FINGERPRINT={fingerprint}
-./p2v-agent migrate --server https://10.0.2.2:{port} --name old01 --format raw --all-blocks \\
+cp p2v-agent /root/
+/root/p2v-agent migrate --server https://10.0.2.2:{port} --name old01 --format raw --all-blocks \\
     --live --no-convert --cutover later --disk vda --disk vdb --disk vdc --progress none || exit
 head -c 3M /dev/urandom > /root/written-since
 """
