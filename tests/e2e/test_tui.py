@@ -110,7 +110,7 @@ def to_the_machine(terminal: Terminal, term: str, converter) -> None:
     terminal.keys("C-n")
     record(term, "3-disks", terminal.wait("64.0 MiB to read: about"))
     terminal.keys("C-n")
-    record(term, "4-vm", terminal.wait("Processors"))
+    record(term, "4-vm", terminal.wait("Blink a card"))
 
 
 def to_the_summary(terminal: Terminal, term: str, converter) -> None:
