@@ -25,9 +25,9 @@ from agent.live.cutover import When
 from agent.live.method import open_running
 from agent.live.settings import LiveSettings
 from agent.mounts import writers_of
-from agent.stream.announce import announced
 from agent.stream.chart import Chart
 from agent.stream.converter import Converter
+from agent.stream.kept import Kept
 from agent.stream.lane import Counters
 from agent.stream.remote import HEARTBEAT_S
 from agent.stream.transfer import PATIENCE_S, Options, Transfer, lanes_for
@@ -246,6 +246,7 @@ class _Run:
         controls: Controls | None = None,
     ) -> None:
         self._converter = converter
+        self._connections = Kept(converter)
         self._id = migration
         self._captured = captured
         self._options = options
@@ -274,7 +275,9 @@ class _Run:
     def to_the_end(self, *, compare: bool, later: bool) -> tuple[Migration, Counters]:
         """Capture until the converter has committed, or with `later` once; return what it took."""
         for number in range(MAX_PASSES):
-            counters = self._captured.capture(self, compare=compare or number > 0)
+            self._connections = Kept(self._converter)
+            with contextlib.closing(self._connections):
+                counters = self._captured.capture(self, compare=compare or number > 0)
             if later:
                 return self._patiently(partial(self._converter.get, self._id)), counters
             migration = self._complete(counters)
@@ -329,15 +332,16 @@ class _Run:
         """Send a pass: see agent.captured.Sender."""
         due = time.monotonic() + OUTLOOK_S
         transfer = Transfer(
-            self._converter,
+            self._connections,
             self._id,
             self._captured.sources,
-            announced(queue, self._converter, self._id) if announce else queue,
+            queue,
             replace(self._options, lanes=lanes_for(total, self._options.lanes)),
             self._known if compare else None,
             limiter=self._controls.limiter,
             chart=self._captured.chart,
             moved=moved,
+            announce=announce,
         )
         transfer.start()
         with self._heartbeat() as problem:

@@ -37,7 +37,14 @@ class Connection(Protocol):
         """Close it, whatever state it is in."""
 
 
-class Converter(Protocol):
+class Connects(Protocol):
+    """What opens data connections. Thread-safe."""
+
+    def connect(self, id: str, lane: str = "") -> Connection:  # noqa: A002
+        """Open one for the migration `id`, in place of the one that this `lane` had before."""
+
+
+class Converter(Connects, Protocol):
     """A converter, as the agent sees it. Thread-safe."""
 
     address: str
@@ -57,9 +64,6 @@ class Converter(Protocol):
 
     def digests(self, id: str, disk: int, group: int) -> bytes:  # noqa: A002
         """Return a group of a disk's digest map (p2v.wire.digestmap)."""
-
-    def connect(self, id: str, lane: str = "") -> Connection:  # noqa: A002
-        """Open a data connection for it, in place of the one that this `lane` had before."""
 
     def complete(self, id: str, report: dict[str, Any]) -> None:  # noqa: A002
         """Say that everything was sent; the converter verifies and commits.

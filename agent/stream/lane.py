@@ -19,14 +19,16 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from typing import Protocol
 
 import native
 from agent.capture.layout import Kind as PieceKind
+from agent.stream.announce import announcement
 from agent.stream.chart import Chart, Mark
-from agent.stream.converter import Connection, ConnectionLostError, Converter
+from agent.stream.converter import Connection, ConnectionLostError, Connects
 from agent.stream.limiter import Limiter
 from agent.stream.policy import Policy
 from agent.stream.work import BLOCK_SIZE, Block, Taken, Work
@@ -95,7 +97,7 @@ class Shared:
     """What the lanes of a transfer share."""
 
     migration: str
-    converter: Converter
+    converter: Connects
     disks: Sequence[Disk]
     work: Work
     policy: Policy
@@ -104,6 +106,8 @@ class Shared:
     chart: Chart | None
     moved: Callable[[Block], bool]
     """Whether a chunk of which pages were read may have changed outside of them meanwhile."""
+    announce: bool
+    """Whether the converter is told beforehand what is sent anew."""
     stop: threading.Event
     patience_s: float
     """How long a lane tries to get a connection again before the transfer fails."""
@@ -131,14 +135,15 @@ class Lane:
         shared = self._shared
         retry = _Retry(shared.patience_s)
         while not shared.stop.is_set():
-            self._sequence = 0
+            first = self._sequence = 0
             try:
                 with contextlib.closing(self._connect()) as connection:
+                    first = self._sequence = connection.durable()  # of a connection that was kept
                     self._give_back()
                     self._send_all(connection)
                     return
             except (ConnectionLostError, UnreachableError, MigrationBusyError) as error:
-                pause = retry.pause(error, moved=self._sequence > 0)
+                pause = retry.pause(error, moved=self._sequence > first)
             except ProtocolError as error:
                 if any(block.pages and block.taken for _, block in self._unsure):
                     raise  # the rest of the chunk is not what the converter has, and is gone
@@ -152,18 +157,29 @@ class Lane:
 
     def _send_all(self, connection: Connection) -> None:
         shared = self._shared
+        announce = partial(self._announce, connection) if shared.announce else None
         while not shared.stop.is_set():
             shared.limiter.wait(shared.stop)
-            taken = shared.work.take()
+            taken = shared.work.take(announce)
             if taken is None:
                 break
             block, known = taken
             self._send(connection, block, known)
             self._settle(connection.durable())
         if self._unsure and not shared.stop.is_set():
-            self._sequence += 1
-            connection.flush(self._sequence)
-            self._settle(self._sequence)
+            self._flush(connection)
+
+    def _flush(self, connection: Connection) -> None:
+        self._sequence += 1
+        connection.flush(self._sequence)
+        self._settle(self._sequence)
+
+    def _announce(self, connection: Connection, blocks: Iterable[Block]) -> None:
+        """Tell of blocks, and wait until that is heard: other lanes send them too."""
+        frames = announcement(blocks, self._sequence + 1)
+        self._sequence += len(frames)
+        connection.send(frames)
+        self._flush(connection)
 
     def _send(self, connection: Connection, block: Block, known: bytes | None) -> None:
         shared = self._shared

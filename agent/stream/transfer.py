@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from agent.stream.chart import Chart
-from agent.stream.converter import Converter
+from agent.stream.converter import Connects
 from agent.stream.lane import Counters, Disk, Lane, Shared
 from agent.stream.limiter import Limiter
 from agent.stream.policy import Policy
@@ -57,7 +57,7 @@ class Transfer:
 
     def __init__(
         self,
-        converter: Converter,
+        converter: Connects,
         migration: str,
         disks: Sequence[Disk],
         queue: Iterable[Block],
@@ -67,6 +67,7 @@ class Transfer:
         limiter: Limiter | None = None,
         chart: Chart | None = None,
         moved: Callable[[Block], bool] = lambda _: False,
+        announce: bool = False,
     ) -> None:
         self.counters = Counters()
         self.policy = Policy(options.codec)
@@ -83,6 +84,7 @@ class Transfer:
             counters=self.counters,
             chart=chart,
             moved=moved,
+            announce=announce,
             stop=self._stop,
             patience_s=options.patience_s,
         )

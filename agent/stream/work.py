@@ -7,6 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 
 from agent.capture.layout import Kind, Piece
 from p2v.model.units import MiB
@@ -17,6 +18,8 @@ from p2v.wire.pages import Runs
 BLOCK_SIZE = 1 * MiB
 """Bytes a block that is read at once: four chunks. Reads of 1 MiB were the fastest in nbdcopy's
 measurements (256 KiB to 1 MiB within 7 %), and a block a lane bounds the agent's memory."""
+BATCH = 2048
+"""Blocks that are announced at once: half a GiB of single chunks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +72,15 @@ def blocks(disk: int, pieces: Iterable[Piece]) -> Iterator[Block]:
 
 Known = Callable[[int, int], bytes | None]
 """Digests that the converter has for (disk, group): 32 bytes a chunk, or None for none."""
+Announce = Callable[[Iterable[Block]], None]
+"""Tells the converter of blocks that are about to be sent anew."""
 
 
 class Work:
-    """Iterates over blocks for several lanes; thread-safe, nothing is held but what came back."""
+    """Iterates over blocks for several lanes; thread-safe.
+
+    Nothing is held but what came back, and what was announced.
+    """
 
     def __init__(self, queue: Iterable[Block], known: Known | None = None) -> None:
         self._blocks: Iterator[Block] = iter(queue)
@@ -81,13 +89,20 @@ class Work:
         self._groups: dict[tuple[int, int], bytes | None] = {}
         self._lock = threading.Lock()
 
-    def take(self) -> tuple[Block, bytes | None] | None:
+    def take(self, announce: Announce | None = None) -> tuple[Block, bytes | None] | None:
         """Return the next block and the digests of its group, or None when there is none left.
 
+        With `announce` that is called with a batch of blocks before the first of them is returned.
+
         Raises:
-            P2VError, OSError: the converter could not be asked for digests; the block is kept.
+            P2VError, OSError: the converter could not be asked for digests, or told; the block is
+                kept. What could not be announced is returned later as it is.
         """
         with self._lock:
+            if announce is not None and not self._back:
+                self._back.extend(islice(self._blocks, BATCH))
+                if self._back:
+                    announce(self._back)
             block = self._back.popleft() if self._back else next(self._blocks, None)
             if block is None:
                 return None

@@ -232,12 +232,16 @@ class Receiver:
     def checkpoint(self) -> None:
         """Make durable, and record, all that was applied before the call.
 
+        Senders that ask at once, as lanes do at the end of a pass, share one.
+
         Raises:
             NoRoomError, ImageError: the store is full, or fails. Nothing is forgotten; the next
                 checkpoint makes up for it, unless an image or map refuses for good.
         """
+        asked = self.epoch
         with self._checkpointing:
-            self._checkpoint()
+            if self.durable <= asked:  # else one that began after the call has just ended
+                self._checkpoint()
 
     def _checkpoint(self) -> None:
         with self._lock:

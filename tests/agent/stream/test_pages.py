@@ -6,9 +6,7 @@ from __future__ import annotations
 import pytest
 
 from agent.capture.layout import Kind, Piece
-from agent.stream import announce, lane
-from agent.stream.announce import announced
-from agent.stream.converter import ConnectionLostError
+from agent.stream import lane
 from agent.stream.transfer import Options, Transfer
 from agent.stream.work import Block, Taken, blocks
 from p2v.model.errors import ProtocolError
@@ -107,21 +105,27 @@ def missing(converter, migration) -> int:
     return sum(converter._migrations.missing(migration.id))
 
 
-def test_what_is_announced_is_unknown_until_it_is_sent(converter, migration, disk, monkeypatch):
-    monkeypatch.setattr(announce, "BATCH", 4)
+def test_what_is_announced_is_unknown_until_it_is_sent(converter, migration, disk):
     run(converter, migration, disk)
+    seen = []
+    read = disk.readinto
+
+    def readinto(offset, buffer) -> None:
+        seen.append(missing(converter, migration))
+        read(offset, buffer)
+
+    disk.readinto = readinto
     pieces = [Piece(at * CHUNK_SIZE, CHUNK_SIZE, Kind.READ) for at in (0, 1, 2, 7, 9, 10)]
-    queue = announced(blocks(0, pieces), converter, migration.id)
-    assert next(queue).offset == 0
-    assert missing(converter, migration) == 4
-    assert len(list(queue)) == 5
-    assert missing(converter, migration) == 6
-    send(converter, migration, disk, blocks(0, pieces))
+    send(converter, migration, disk, blocks(0, pieces), announce=True)
+    assert seen[0] == 6
+    assert missing(converter, migration) == 0
     assert image_of(converter, migration) == disk.content
 
 
-def test_a_converter_that_cannot_be_told_is_not_told(converter, migration, disk):
+def test_what_could_not_be_announced_is_sent_as_it_is(converter, migration, disk):
     run(converter, migration, disk)
-    breaking = Breaking(converter, [ConnectionLostError("gone"), 0])
-    assert len(list(announced(blocks(0, disk.whole), breaking, migration.id))) > 0
-    assert missing(converter, migration) == 0
+    change(disk, 5, 9)
+    cut_at_once = Breaking(converter, [1, 1])  # each lane's, before it has told
+    counters = send(cut_at_once, migration, disk, blocks(0, disk.whole), announce=True)
+    assert counters.reconnects == 2 and counters.durable == len(disk.content)
+    assert image_of(converter, migration) == disk.content

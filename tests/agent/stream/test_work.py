@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.capture.layout import Kind, Piece
+from agent.stream import work as work_module
 from agent.stream.work import BLOCK_SIZE, Block, Work, blocks
 from p2v.model.errors import UnreachableError
 from p2v.model.extent import Extent
@@ -102,6 +103,25 @@ def test_a_block_whose_digests_cannot_be_had_is_not_lost():
         work.take()
     assert work.take() == (Block(0, read(0, 1)), b"digests")
     assert work.take() is None
+
+
+def test_blocks_are_announced_batch_by_batch_before_they_are_taken(monkeypatch):
+    monkeypatch.setattr(work_module, "BATCH", 2)
+    announced, taken = [], []
+    work = work_of(read(0, 12))
+    while (found := work.take(lambda blocks: announced.append(len(blocks)))) is not None:
+        taken.append((found[0].offset // BLOCK_SIZE, sum(announced)))
+    assert taken == [(0, 2), (1, 2), (2, 3)]
+
+
+def test_what_could_not_be_announced_is_not_lost():
+    def announce(blocks) -> None:
+        raise UnreachableError(server="x", problem="gone")
+
+    work = work_of(read(0, 8))
+    with pytest.raises(UnreachableError):
+        work.take(announce)
+    assert [work.take(announce)[0].offset for _ in range(2)] == [0, BLOCK_SIZE]
 
 
 def test_lanes_share_the_blocks():

@@ -456,6 +456,36 @@ def test_who_writes_much_during_a_slow_checkpoint_waits_for_it(make, monkeypatch
     assert receiver.stats.checkpoints > 2
 
 
+def test_who_asks_for_a_checkpoint_during_another_shares_the_next_one(make, monkeypatch):
+    receiver = make(size=64 * CHUNK_SIZE)
+    image = receiver._disks[0].image
+    real = image.checkpoint
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slow() -> None:
+        begun.set()
+        assert go_on.wait(20)
+        real()
+
+    def flush(chunk) -> None:
+        put(receiver, B, chunk)
+        receiver.checkpoint()
+
+    monkeypatch.setattr(image, "checkpoint", slow)
+    senders = [threading.Thread(target=flush, args=(chunk,)) for chunk in range(8)]
+    senders[0].start()
+    assert begun.wait(20)
+    for sender in senders[1:]:
+        sender.start()
+    while len(receiver._disks[0].pending.chunks) < 7:
+        sleep(0.01)
+    go_on.set()
+    for sender in senders:
+        sender.join(20)
+    assert receiver.stats.checkpoints < len(senders)
+    assert all(known(receiver, chunk) == digest(B) for chunk in range(8))
+
+
 def test_an_epoch_is_durable_only_after_the_checkpoint_that_ended_it(make):
     receiver = make()
     put(receiver, A)
