@@ -81,5 +81,5 @@ def vm_choices_from(args: argparse.Namespace) -> VmChoices:
 def _network(text: str) -> tuple[str, str, int]:
     nic, equals, network = text.partition("=")
     if not (nic and equals):
-        raise UsageError(problem=f"--network {text} is not like eno1=LAN or eno1=LAN:20")
+        raise UsageError(problem=f"--network: '{text}' is not like eno1=LAN or eno1=LAN:20")
     return nic, *parse_network(network)

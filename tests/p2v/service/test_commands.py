@@ -94,6 +94,11 @@ def test_without_a_converter_the_verbs_say_so(p2v, tmp_path, words):
     assert "no converter runs" in err and "p2v serve" in err and "Traceback" not in err
 
 
+def test_no_migration_is_no_silence(p2v, monkeypatch):
+    monkeypatch.setattr("p2v.service.adminclient.AdminClient.call", lambda *_: [])
+    assert "no migration yet" in p2v("migrations")[1]
+
+
 def test_migrations_are_listed_shown_and_cancelled(p2v, running):
     name = running.create(name="mail01")
     _, out, _ = p2v("migrations")

@@ -234,6 +234,16 @@ def test_weights_that_make_no_sense_are_refused(p2v, known, plan_file, weights):
     assert p2v("hosts", "rate", str(plan_file), "--weights", weights)[0] == 2
 
 
+def test_a_figure_out_of_bounds_is_named_as_the_user_knows_it(p2v, known, plan_file):
+    code, _, err = p2v("hosts", "rate", str(plan_file), "--growth", "9")
+    assert code == 2 and "growth: Input should be less than or equal to 1" in err
+    assert "body" not in err
+
+
+def test_no_host_is_no_silence(p2v, running):
+    assert "'p2v hosts add' adds one" in p2v("hosts", "list")[1]
+
+
 def test_where_no_host_has_a_star_the_exit_code_says_so(p2v, known, plan, tmp_path):
     path = tmp_path / "huge.toml"
     path.write_text(dump(replace(plan, vm=replace(plan.vm, memory=1 << 50))))
