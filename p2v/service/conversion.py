@@ -38,7 +38,10 @@ def convert_guest(plan: Plan, images: Sequence[Path]) -> None:
         NoRoomError: there is no room for the edits; call it again.
         P2VError: the edits are on their way into the images, and can't be written; call it again.
     """
-    if not plan.convert or plan.vm is None or not _boots(plan, plan.vm, images[0]):
+    if not plan.convert or plan.vm is None:
+        return
+    if not _boots(plan, plan.vm, images):
+        log.info("%s: nothing could start from these disks: no guest to convert", plan.name)
         return
     # Imported here: a converter that only stores images needs no libguestfs.
     from p2v.guest.convert import Request, convert
@@ -94,17 +97,25 @@ def platform_of(image_format: ImageFormat) -> Platform:
     return Platform.HYPERV if image_format is ImageFormat.VHDX else Platform.KVM
 
 
-def _boots(plan: Plan, vm: VmSettings, image: Path) -> bool:
-    """Return whether a firmware could start something from the first disk; else it is data."""
-    partitions = plan.disks[0].partitions
+def _boots(plan: Plan, vm: VmSettings, images: Sequence[Path]) -> bool:
+    """Return whether a firmware could start something from one of the disks; else they are data."""
     if vm.firmware is FirmwareKind.UEFI and any(
-        partition.content.lower() in _ESP_KINDS for partition in partitions
+        partition.content.lower() in _ESP_KINDS
+        for disk in plan.disks
+        for partition in disk.partitions
     ):
         return True
-    with closing(open_reader(image, plan.format)) as reader:
+    return any(
+        disk.partitions and _has_boot_code(image, plan.format)
+        for disk, image in zip(plan.disks, images, strict=True)
+    )
+
+
+def _has_boot_code(image: Path, form: ImageFormat) -> bool:
+    with closing(open_reader(image, form)) as reader:
         head = bytearray(min(512, reader.size))
         reader.readinto(0, head)
-    return bool(partitions) and head[510:] == b"\x55\xaa" and any(head[:_BOOT_CODE])
+    return head[510:] == b"\x55\xaa" and any(head[:_BOOT_CODE])
 
 
 def _not_done(

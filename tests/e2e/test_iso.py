@@ -138,14 +138,16 @@ def image_of(document: dict) -> Path:
 
 
 @slow
-def test_two_builds_of_a_commit_are_alike_byte_for_byte(iso, room):
+def test_two_builds_of_a_commit_are_alike_byte_for_byte(room):
+    """One with the Debian part that is kept, and one that makes it anew."""
     tool("git", "clone", "-q", ROOT, room / "clone")
-    env = os.environ | {"P2V_ISO_CACHE": str(room / "cache"), "TMPDIR": str(room)}
-    done = run([room / "clone/iso/build.sh"], env, timeout_s=1800)
-    assert done.code == 0, done.out + done.err
-    again = room / "clone/dist" / iso.name
-    for suffix in (".iso.sha256", ".packages"):
-        assert again.with_suffix(suffix).read_text() == iso.with_suffix(suffix).read_text()
+    for name, cache in (("kept", ROOT / ".cache/iso"), ("anew", room / "cache")):
+        env = os.environ | {"P2V_ISO_CACHE": str(cache), "TMPDIR": str(room)}
+        done = run([room / "clone/iso/build.sh"], env, timeout_s=1800)
+        assert done.code == 0, done.out + done.err
+        (room / "clone/dist").rename(room / name)
+    for path in (room / "kept").iterdir():
+        assert digest_of(path) == digest_of(room / "anew" / path.name), path.name
 
 
 # --- the whole job, unattended -------------------------------------------------------------------
@@ -197,7 +199,10 @@ def test_a_server_is_migrated_converted_and_reaches_its_login(iso, converter, ro
 def windows_disk(folder: Path) -> Path:
     """Make a disk (MBR) of an NTFS volume with a real Windows 10 registry, clean."""
     files = building.system_files(folder, building.WINDOWS_10, building.real("SYSTEM_B"))
-    return building.on_disk(folder, files)
+    disk = building.on_disk(folder, files)
+    with disk.open("r+b") as file:
+        file.write(bytes.fromhex("33c08ed0bc007c"))  # as the MBR of a Windows begins: it is started
+    return disk
 
 
 @slow

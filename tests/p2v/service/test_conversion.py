@@ -54,6 +54,15 @@ def plan(content="ext4", **vm) -> Plan:
     )
 
 
+def test_a_server_that_boots_from_its_second_disk_is_converted(tmp_path, disk, asked):
+    data = tmp_path / "data.raw"
+    data.write_bytes(bytes(510) + b"\x55\xaa" + bytes(SIZE - 512))
+    first = plan()
+    convert_guest(replace(first, disks=first.disks * 2), [data, disk])
+    (request,) = asked
+    assert request.images == (data, disk)
+
+
 def test_a_disk_that_something_boots_from_is_converted(disk, asked):
     convert_guest(plan(), [disk])
     (request,) = asked
