@@ -14,10 +14,11 @@ name=p2v-$version-amd64
 dist=dist
 cache=${P2V_ISO_CACHE:-$PWD/.cache/iso}
 mkdir -p "$dist" "$cache"
-kept=$(iso/base.sh "$cache")
+kept=$(env -u TMPDIR iso/base.sh "$cache")
 base=$(echo "$kept" | head -n 1)
 tools=$(echo "$kept" | tail -n 1)
 work=$(mktemp -d "${TMPDIR:-/var/tmp}/p2v-iso.XXXXXX")
+unset TMPDIR # which is not there within a chroot
 root=$work/root     # the system
 build=$work/build   # the same with the tools to make it, thrown away at the end
 medium=$work/medium # what is on the medium
