@@ -5,7 +5,8 @@
 set -eu
 rm -rf /var/log/* /var/cache/* /var/lib/apt/lists/* /tmp/* /root/.cache /boot/System.map* \
     /usr/share/doc /usr/share/man /usr/lib/udev/hwdb.d
-rm -f /var/lib/dbus/machine-id /etc/ssh/ssh_host_* /var/lib/systemd/random-seed /etc/resolv.conf
+rm -f /var/lib/dbus/machine-id /etc/ssh/ssh_host_* /etc/nvme/host* /var/lib/systemd/random-seed \
+    /etc/resolv.conf
 mkdir -p /var/log/journal /var/cache/apt/archives/partial
 : > /etc/machine-id
 ln -s ../run/systemd/resolve/stub-resolv.conf /etc/resolv.conf
