@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""How a migration's progress is shown: a bar on a terminal, JSON lines for programs, or nothing.
+"""How a migration's progress is shown: a bar on a terminal, JSON lines for programs, or only waits.
 
 Progress goes to stderr, so that stdout holds the result alone.
 """
@@ -18,6 +18,7 @@ from rich.text import Text
 
 from agent.migration import PASSES, VERIFYING, WAITING
 from agent.migration import Progress as State
+from p2v.model.command import printable
 from p2v.model.units import format_size
 
 LINE_S = 1.0
@@ -39,7 +40,7 @@ class Display(Protocol):
 def make_display(mode: str) -> Display:
     """Return the display for ``auto``, ``json`` or ``none``; `auto` is a bar on a terminal."""
     if mode == "none":
-        return Silent()
+        return Quiet()
     return Bar() if mode == "auto" and sys.stderr.isatty() else JsonLines()
 
 
@@ -65,17 +66,25 @@ class Rate:
         return rate, max(0, state.total - state.done) / rate
 
 
-class Silent:
-    """Shows nothing."""
+class Quiet:
+    """Shows no progress, but says why there is none: else a wait looks like work."""
 
-    def __enter__(self) -> Silent:
+    def __init__(self) -> None:
+        self._problem = ""
+
+    def __enter__(self) -> Quiet:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Do nothing."""
+        """Do nothing: each line is complete."""
 
     def show(self, state: State) -> None:
-        """Do nothing."""
+        """Say what is waited for, once, and when it goes on."""
+        if state.problem == self._problem:
+            return
+        self._problem = state.problem
+        said = f"waiting: {printable(state.problem)}" if state.problem else "going on"
+        print(f"p2v-agent: {said}", file=sys.stderr, flush=True)
 
 
 class JsonLines:

@@ -9,8 +9,10 @@ import tempfile
 from pathlib import Path
 
 from p2v.model.errors import NoRoomError, UsageError
+from p2v.model.units import KiB
 
-_PAGE = 4096
+_ROOM = 256 * KiB
+"""A database needs so much to be opened: SQLite's shared memory and log, several of its pages."""
 
 
 def sync_folder(folder: Path) -> None:
@@ -23,7 +25,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def check_writable(folder: Path) -> None:
-    """Write a page to a file in `folder` that has no name, and drop it.
+    """Write a little to a file in `folder` that has no name, and drop it.
 
     Raises:
         NoRoomError: the file system is full.
@@ -31,11 +33,11 @@ def check_writable(folder: Path) -> None:
     """
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
-            file.write(bytes(_PAGE))
+            file.write(bytes(_ROOM))
             file.flush()
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise NoRoomError(path=folder, needed=_PAGE) from None
+            raise NoRoomError(path=folder, needed=_ROOM) from None
         raise UsageError(problem=f"{folder} can't be written: {error.strerror}") from None
 
 

@@ -70,18 +70,20 @@ class Applier:
         return max(self._marks.pop(epoch) for epoch in done) if done else None
 
     def _retry(self, action: Callable[[], None]) -> None:
-        paused = False
+        waited = noted = False
         while True:
             try:
                 action()
             except NoRoomError as error:
-                if not paused:
+                if not waited:
                     log.warning("migration %s paused: %s", self._migration, error)
-                    paused = self._noted(partial(self._registry.paused, self._migration, error))
+                waited = True
+                if not noted:
+                    noted = self._noted(partial(self._registry.paused, self._migration, error))
                 if self._stop.wait(ROOM_POLL_S):
                     raise
             else:
-                if paused:
+                if waited:
                     self._noted(partial(self._registry.resumed, self._migration))
                 return
 

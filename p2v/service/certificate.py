@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from p2v.images.durable import check_writable, write_durably
+from p2v.images.durable import write_durably
 from p2v.model.errors import UsageError
 from p2v.model.pairing import fingerprint_of, format_fingerprint
 from p2v.service.addresses import local_addresses
@@ -62,12 +62,10 @@ def ensure_certificate(data: Path) -> Certificate:
     """Return the certificate of the converter at `data`; make it if there is none.
 
     Raises:
-        UsageError: the file is there but holds no certificate, or none can be written.
-        NoRoomError: there is no room for one.
+        UsageError: the file is there but holds no certificate.
     """
     path = data / FILE_NAME
     if not path.exists():
-        check_writable(path.parent)
         write_durably(path, _generate(), mode=0o600)
     try:
         found = x509.load_pem_x509_certificate(path.read_bytes())

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from p2v.images.durable import write_durably
+from p2v.images.durable import check_writable, write_durably
 from p2v.model.errors import UsageError
 from p2v.service.addresses import server_url
 from p2v.service.adminclient import SOCKET_NAME
@@ -61,10 +61,12 @@ class Converter:
         """Start it; when this returns, agents are served and cut-off work goes on.
 
         Raises:
-            AlreadyServedError, ListenError, StoreError, UsageError: it can't be started.
+            AlreadyServedError, ListenError, NoRoomError, StoreError, UsageError: it can't be
+                started.
         """
         with ExitStack() as stack:
             data = _make_folder(settings.data)
+            check_writable(data)
             stack.callback(FolderLock(data).close)
             certificate = ensure_certificate(data)
             name = _name(data) if settings.database else LOCAL

@@ -7,11 +7,12 @@ stream that was finished stays so.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from pathlib import Path
 
-from p2v.model.errors import MigrationStateError, P2VError, UsageError, VerifyError
+from p2v.model.errors import MigrationStateError, P2VError, StoreError, UsageError, VerifyError
 from p2v.model.migration import Migration, MigrationState
 from p2v.service.applier import Applier
 from p2v.service.migrations import Migrations
@@ -73,7 +74,8 @@ class _Import:
                 migrations.complete(stream.id, self._lease, stream.report)
         except (P2VError, OSError) as error:
             log.warning("import of %s: %s", stream.folder, error)
-            migrations.paused(stream.id, error if isinstance(error, P2VError) else str(error))
+            with contextlib.suppress(StoreError):  # it shows all the same; this was logged
+                migrations.paused(stream.id, error if isinstance(error, P2VError) else str(error))
 
     def _apply(self) -> bool:
         """Apply all frames; return False if it was stopped before their end."""

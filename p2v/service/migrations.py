@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,6 +57,8 @@ class Migrations:
         self._entries: dict[str, Entry] = {}
         self._lock = threading.Lock()
         self._making = threading.Lock()
+        self._unnoted: dict[str, P2VError | str] = {}
+        """Why a migration waits, where the database can't be told: it may be on the full disk."""
 
     # --- making and looking
 
@@ -90,11 +93,11 @@ class Migrations:
         Raises:
             NoSuchMigrationError: there is none.
         """
-        return self.store.get(id)
+        return self._as_it_is(self.store.get(id))
 
     def list(self, owner: str = "") -> Sequence[Migration]:
         """Return all migrations, or those of `owner`, newest first."""
-        return self.store.migrations(owner=owner)
+        return [self._as_it_is(each) for each in self.store.migrations(owner=owner)]
 
     def events(self, id: str) -> Sequence[Event]:
         """Return what happened to a migration, oldest first.
@@ -198,11 +201,18 @@ class Migrations:
         entry.lease.leave(hang_up)
 
     def paused(self, id: str, problem: P2VError | str) -> None:
-        """Note that no data can be taken for now, and why."""
+        """Note that no data can be taken for now, and why.
+
+        Raises:
+            StoreError: this process knows it now, but the database does not.
+        """
+        self._unnoted[id] = problem
         self.stops(id, MigrationState.RECEIVING, MigrationState.PAUSED, problem)
+        self._unnoted.pop(id, None)
 
     def resumed(self, id: str) -> None:
         """Note that data is taken again."""
+        self._unnoted.pop(id, None)
         self.store.move(id, [MigrationState.PAUSED], MigrationState.RECEIVING)
 
     def keep_evidence(self, id: str, bundle: bytes) -> None:
@@ -331,8 +341,7 @@ class Migrations:
         problem: Exception | str,
     ) -> None:
         """Take a migration from `source` to `target` because of `problem`."""
-        code = problem.code if isinstance(problem, P2VError) else ""
-        self.store.move(id, [source], target, problem=str(problem), problem_code=code)
+        self.store.move(id, [source], target, problem=str(problem), problem_code=_code_of(problem))
 
     # --- figures
 
@@ -364,6 +373,15 @@ class Migrations:
 
     # --- inside
 
+    def _as_it_is(self, migration: Migration) -> Migration:
+        """Return a migration with the pause that its database does not know of."""
+        problem = self._unnoted.get(migration.id)
+        if problem is None or migration.state is not MigrationState.RECEIVING:
+            return migration
+        code = _code_of(problem)
+        state = MigrationState.PAUSED
+        return replace(migration, state=state, problem=str(problem), problem_code=code)
+
     def _expect(self, id: str, states: Sequence[MigrationState]) -> Migration:
         migration = self.get(id)
         if migration.state not in states:
@@ -387,3 +405,7 @@ class Migrations:
         with entry.reading:
             self._expect(id, _OPEN)
             yield entry.open()
+
+
+def _code_of(problem: Exception | str) -> str:
+    return problem.code if isinstance(problem, P2VError) else ""

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from agent.cli import progress
-from agent.cli.progress import Bar, JsonLines, Rate, Silent, figures, format_time, make_display
+from agent.cli.progress import Bar, JsonLines, Quiet, Rate, figures, format_time, make_display
 from agent.migration import Outlook, Progress
 from agent.stream.lane import Counters
 from p2v.model.units import GiB, MiB, TiB
@@ -101,7 +101,7 @@ def test_the_bar_says_once_why_nothing_moves(monkeypatch):
 @pytest.mark.parametrize(
     ("mode", "terminal", "wanted"),
     [
-        ("none", True, Silent),
+        ("none", True, Quiet),
         ("json", True, JsonLines),
         ("auto", True, Bar),
         ("auto", False, JsonLines),
@@ -112,10 +112,17 @@ def test_the_display_suits_who_looks(monkeypatch, mode, terminal, wanted):
     assert type(make_display(mode)) is wanted
 
 
-def test_silence(capsys):
-    with Silent() as display:
+def test_quiet_says_only_why_nothing_moves_and_when_it_goes_on(capsys):
+    with Quiet() as display:
         display.show(state())
-    assert capsys.readouterr() == ("", "")
+        assert capsys.readouterr() == ("", "")
+        for _ in range(3):
+            display.show(state(problem="No room left in /srv\x1b[2J."))
+        display.show(state())
+        display.show(state())
+    out, said = capsys.readouterr()
+    assert out == ""
+    assert said == "p2v-agent: waiting: No room left in /srv\\x1b[2J.\np2v-agent: going on\n"
 
 
 OUTLOOK = Outlook("2.0 MiB/s are written.", 5 * MiB, 2.0 * MiB, 0.04321)

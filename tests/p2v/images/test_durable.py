@@ -11,7 +11,7 @@ import pytest
 from agent.stream.local import LocalConverter
 from p2v.images.durable import check_writable, write_durably
 from p2v.model.errors import NoRoomError, UsageError
-from p2v.service.certificate import ensure_certificate
+from p2v.service.converter import Converter, Settings
 
 
 def test_a_file_is_replaced_whole_and_has_its_mode_from_the_start(tmp_path):
@@ -54,9 +54,9 @@ def test_a_folder_without_room_is_found_before_anything_is_begun(full):
     with pytest.raises(NoRoomError, match="No room left in"):
         check_writable(full)
     with pytest.raises(NoRoomError):
-        ensure_certificate(full)
-    with pytest.raises(NoRoomError):
         LocalConverter(full)
+    with pytest.raises(NoRoomError):
+        Converter(Settings(full, "127.0.0.1", 0))
     assert [path.name for path in full.iterdir()] == ["filler"]
 
 

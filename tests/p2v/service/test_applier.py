@@ -119,7 +119,7 @@ def test_a_database_that_is_full_too_ends_no_session(applier, receiver, log, mon
     monkeypatch.setattr(log, "paused", full)
     without_room(monkeypatch, receiver, 3)
     applier.apply(frame(0, 1), DATA)
-    assert log.told == []
+    assert log.told == ["m resumed"]
     assert receiver.stats.frames == 1
 
 

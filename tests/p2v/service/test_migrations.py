@@ -16,6 +16,7 @@ from p2v.model.errors import (
     NoRoomError,
     NoSuchDiskError,
     NoSuchMigrationError,
+    StoreError,
     UsageError,
 )
 from p2v.model.migration import MigrationState
@@ -326,6 +327,28 @@ def test_pausing_and_going_on_show_in_the_state(migrations, make_plan):
     migrations.resumed(name)
     assert migrations.get(name).state is MigrationState.RECEIVING
     assert migrations.get(name).problem == ""
+
+
+def test_a_pause_that_the_database_cannot_take_shows_all_the_same(
+    migrations, make_plan, monkeypatch
+):
+    name = migrations.create(make_plan(), "tests").id
+    with monkeypatch.context() as full:
+        full.setattr(migrations.store, "move", _cannot_be_kept)
+        with pytest.raises(StoreError):
+            migrations.paused(name, NoRoomError(path="/srv", needed=1))
+        for shown in (migrations.get(name), *migrations.list()):
+            assert shown.state is MigrationState.PAUSED
+            assert shown.problem.startswith("No room left in /srv")
+            assert shown.problem_code == "no-room"
+        with pytest.raises(StoreError):
+            migrations.resumed(name)
+        assert migrations.get(name).state is MigrationState.RECEIVING
+    assert migrations.get(name).problem == ""
+
+
+def _cannot_be_kept(*_, **__):
+    raise StoreError(problem="database or disk is full")
 
 
 def test_an_id_of_the_agents_makes_the_request_repeatable(migrations, make_plan):
