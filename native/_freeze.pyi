@@ -18,8 +18,8 @@ class Watchdog:
     """A process of its own that thaws file systems; locked in memory and deaf to signals.
 
     It thaws those that were noted when this process ends, in whatever way, or when `limit_s`
-    seconds have passed since `begin`. In the former case it then runs `commands` with the word
-    ``thaw``.
+    seconds have passed since `begin`. In the former case it then runs those of `commands` that
+    were begun with the word ``thaw``.
     """
 
     def __init__(
@@ -45,6 +45,12 @@ class Watchdog:
 
     def note(self, index: int, frozen: bool) -> None:
         """Say that a file system is about to be frozen, or that it was not after all."""
+
+    def command(self, begun: int, running: int = 0) -> None:
+        """Say that the last `begun` commands may have to be thawed.
+
+        `running` is the process group of the latest while it is at work: it is killed before.
+        """
 
     def end(self, done: bool) -> None:
         """End it. Without `done` it thaws what is noted and runs the commands first."""

@@ -19,6 +19,7 @@ cdef extern from "freeze/watchdog.h":
                        char **commands) nogil
     void watchdog_begin(watchdog *dog) nogil
     void watchdog_note(watchdog *dog, size_t index, int frozen) nogil
+    void watchdog_command(watchdog *dog, size_t begun, int running) nogil
     int watchdog_expired(const watchdog *dog) nogil
     int watchdog_pid(const watchdog *dog) nogil
     void watchdog_end(watchdog *dog, int done) nogil
@@ -88,6 +89,9 @@ cdef class Watchdog:
         if not 0 <= index < self._count:
             raise IndexError(index)
         watchdog_note(self._open(), index, bool(frozen))
+
+    def command(self, begun, running=0):
+        watchdog_command(self._open(), begun, running)
 
     def end(self, done):
         cdef watchdog *dog = self._open()

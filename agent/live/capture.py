@@ -302,8 +302,7 @@ class LiveCapture(Captured):
             for system in systems:
                 system.sync()
             self._instant.prepare(self._writes.bytes + _HEADROOM)
-            thaw_hooks = self._hooks.paths[::-1]
-            with frozen(systems, self._limits.freeze_s, thaw_hooks) as freeze:
+            with frozen(systems, self._limits.freeze_s) as freeze:
                 try:
                     quiet = self._take(freeze, taken)
                     trouble = "" if quiet else "something writes past the file systems"

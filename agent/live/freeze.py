@@ -47,19 +47,17 @@ class Freeze:
 
 
 @contextmanager
-def frozen(
-    systems: Sequence[FileSystem], limit_s: float, thaw_commands: Sequence[Path] = ()
-) -> Iterator[Freeze]:
+def frozen(systems: Sequence[FileSystem], limit_s: float) -> Iterator[Freeze]:
     """Write out all `systems`, and freeze them in their order while the block runs.
 
     After `limit_s` seconds the watchdog thaws them, and `Freeze.late` tells. It also thaws if
-    this process dies, and then runs `thaw_commands`.
+    this process dies.
 
     Raises:
         FreezeError: one cannot be frozen, though it knows how to; all are thawed.
     """
     try:
-        watchdog = Watchdog([system.fd for system in systems], limit_s, thaw_commands)
+        watchdog = Watchdog([system.fd for system in systems], limit_s)
     except OSError as error:
         raise FreezeError(path="anything", problem=f"no watchdog ({error.strerror})") from error
     freeze = Freeze(watchdog)

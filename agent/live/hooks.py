@@ -2,8 +2,9 @@
 """Programs of the machine's owner that run before and after the freeze: /etc/p2v/freeze.d.
 
 Each is called with one word: `freeze` before, in the order of their names, and `thaw` afterwards,
-in the reverse order, whatever happened in between. They make a database write out what it holds
-and keep still; what they do is theirs, how long it may take is not.
+in the reverse order, whatever happened in between, even if the agent was killed. They make a
+database write out what it holds and keep still; what they do is theirs, how long it may take is
+not.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ import os
 import signal
 import stat
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from agent.tools import environment
+from native._freeze import Watchdog
 from p2v.model.errors import HookError
 
 FOLDER = Path("/etc/p2v/freeze.d")
@@ -40,27 +43,46 @@ class Hooks:
     def around(self) -> Iterator[None]:
         """Run `freeze` before the block and `thaw` after it, of those whose `freeze` was begun.
 
+        A watchdog (native/freeze) runs `thaw` if this process dies meanwhile.
+
         Raises:
             HookError: one fails or takes too long; if it was the block that failed, that is raised.
         """
-        begun: list[Path] = []
-        try:
-            for path in self.paths:
-                begun.append(path)
-                _run(path, "freeze", self._timeout_s)
+        if not self.paths:
             yield
-        except BaseException:
-            self._thaw(begun)
-            raise
-        if problem := self._thaw(begun):
-            raise problem
-
-    def _thaw(self, begun: list[Path]) -> HookError | None:
-        """Run `thaw` of all, even if one fails; return the first failure."""
-        first = None
-        for path in reversed(begun):
+            return
+        watchdog = self._watchdog()
+        try:
+            begun = 0
             try:
-                _run(path, "thaw", self._timeout_s)
+                for path in self.paths:
+                    begun += 1
+                    watchdog.command(begun)
+                    _run(path, "freeze", self._timeout_s, partial(watchdog.command, begun))
+                    watchdog.command(begun)
+                yield
+            except BaseException:
+                self._thaw(begun, watchdog)
+                raise
+            if problem := self._thaw(begun, watchdog):
+                raise problem
+        finally:
+            watchdog.end(done=True)
+
+    def _watchdog(self) -> Watchdog:
+        try:
+            return Watchdog((), 0, self.paths[::-1])
+        except OSError as error:
+            problem = f"cannot be watched over: {error.strerror}"
+            raise HookError(hook=self.paths[0], problem=problem) from error
+
+    def _thaw(self, begun: int, watchdog: Watchdog) -> HookError | None:
+        """Run `thaw` of the first `begun`, even if one fails; return the first failure."""
+        first = None
+        for left in range(begun, 0, -1):
+            watchdog.command(left)
+            try:
+                _run(self.paths[left - 1], "thaw", self._timeout_s)
             except HookError as error:
                 first = first or error
         return first
@@ -79,7 +101,9 @@ def _programs(folder: Path) -> Iterator[Path]:
         yield path
 
 
-def _run(path: Path, word: str, timeout_s: float) -> None:
+def _run(
+    path: Path, word: str, timeout_s: float, started: Callable[[int], None] = lambda _: None
+) -> None:
     try:
         process = subprocess.Popen(
             [path, word],
@@ -91,6 +115,7 @@ def _run(path: Path, word: str, timeout_s: float) -> None:
         )
     except OSError as error:
         raise HookError(hook=path, problem=f"cannot be started: {error.strerror}") from error
+    started(process.pid)
     try:
         said, _ = process.communicate(timeout=timeout_s)
     except BaseException as error:

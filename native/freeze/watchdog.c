@@ -37,6 +37,8 @@ struct shared {
 	atomic_int expired;
 	atomic_int done;
 	_Atomic uint32_t order[WATCHDOG_MAX_FILE_SYSTEMS];
+	_Atomic size_t begun; /* of the commands, from the last */
+	_Atomic pid_t running;
 };
 
 struct watchdog {
@@ -104,6 +106,20 @@ static void run(char *path)
 	}
 }
 
+/* Undo the freezes that were begun: one that still runs must not come after its thaw. */
+static void run_all(struct shared *shared, char *const *commands)
+{
+	size_t count = 0, begun = atomic_load(&shared->begun);
+	pid_t running = atomic_load(&shared->running);
+
+	if (running > 1)
+		kill(-running, SIGKILL);
+	while (commands[count])
+		count++;
+	for (size_t i = begun < count ? count - begun : 0; i < count; i++)
+		run(commands[i]);
+}
+
 static int needed(int fd, const int *fds, size_t count, int alive, int ready)
 {
 	if (fd == alive || fd == ready)
@@ -167,8 +183,7 @@ static void watch(struct shared *shared, const int *fds, size_t count, int alive
 	if (atomic_load(&shared->done))
 		_exit(0);
 	thaw(shared, fds, count);
-	for (; *commands; commands++)
-		run(*commands);
+	run_all(shared, commands);
 	_exit(0);
 }
 
@@ -240,6 +255,12 @@ void watchdog_begin(struct watchdog *dog)
 void watchdog_note(struct watchdog *dog, size_t index, int frozen)
 {
 	atomic_store(&dog->shared->order[index], frozen ? ++dog->next : 0);
+}
+
+void watchdog_command(struct watchdog *dog, size_t begun, pid_t running)
+{
+	atomic_store(&dog->shared->begun, begun);
+	atomic_store(&dog->shared->running, running);
 }
 
 int watchdog_expired(const struct watchdog *dog)

@@ -32,6 +32,7 @@ fds = [os.open(point, os.O_RDONLY) for point in points]
 dog = Watchdog(fds, limit, commands)
 lock_memory()
 dog.begin()
+dog.command(len(commands))
 for index, fd in enumerate(fds):
     dog.note(index, True)
     fcntl.ioctl(fd, 0xC0045877, 0)
@@ -172,6 +173,26 @@ def test_its_commands_run_only_when_the_process_died(points, tmp_path):
         wait_for(lambda: gone(dog_pid))
     assert said.read_text() == "thaw\n"
     assert not any(frozen(point) for point in points)
+
+
+def test_of_its_commands_the_last_that_were_begun_run_in_their_order(tmp_path):
+    said = tmp_path / "said"
+    commands = [tmp_path / name for name in ("one", "two", "three")]
+    for command in commands:
+        command.write_text(f'#!/bin/sh\necho "{command.name} $1" >> {said}\n')
+        command.chmod(0o700)
+    dog = Watchdog([], 60, commands)
+    dog.command(2)
+    dog.end(done=False)
+    assert said.read_text().splitlines() == ["two thaw", "three thaw"]
+
+
+def test_a_command_that_still_runs_is_ended_first_with_all_that_it_started(tmp_path):
+    running = subprocess.Popen(["sh", "-c", "sleep 600 & wait"], start_new_session=True)
+    dog = Watchdog([], 60, [tmp_path / "thaws"])
+    dog.command(1, running.pid)
+    dog.end(done=False)
+    assert running.wait(10) == -signal.SIGKILL
 
 
 def test_what_was_not_noted_is_not_thawed(points):

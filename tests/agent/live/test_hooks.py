@@ -1,6 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -94,3 +98,46 @@ def test_hooks_that_others_may_change_are_not_run(folder, add, which):
     (folder if which == "folder" else folder / "10-a").chmod(0o777)
     with pytest.raises(HookError, match="others than root"):
         Hooks(folder)
+
+
+KILLED = """
+import os, signal, sys, threading
+from pathlib import Path
+from agent.live.hooks import Hooks
+if len(sys.argv) > 2:
+    threading.Timer(float(sys.argv[2]), os.kill, (os.getpid(), signal.SIGKILL)).start()
+with Hooks(Path(sys.argv[1])).around():
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def killed(folder, *seconds: float) -> None:
+    """Let an agent kill itself between its hooks, or so many seconds after their start."""
+    words = [sys.executable, "-c", KILLED, str(folder), *map(str, seconds)]
+    assert subprocess.run(words, check=False).returncode == -signal.SIGKILL
+
+
+def test_a_killed_agent_leaves_its_hooks_thawed(folder, add, said):
+    for name in ("10-a", "20-b"):
+        add(name)
+    killed(folder)
+    wait_for(lambda: len(said()) == 4)
+    assert said() == ["10-a freeze", "20-b freeze", "20-b thaw", "10-a thaw"]
+
+
+def test_a_hook_that_runs_when_its_agent_is_killed_ends_before_it_is_thawed(folder, add, said):
+    add("10-a")
+    add("20-slow", '[ "$1" = thaw ] || { sleep 8; echo "too late" >> "$0.late"; }')
+    add("30-never")
+    killed(folder, 2.0)
+    wait_for(lambda: len(said()) == 4)
+    assert said() == ["10-a freeze", "20-slow freeze", "20-slow thaw", "10-a thaw"]
+    time.sleep(7)
+    assert not list(folder.glob("*.late"))
+
+
+def wait_for(condition) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.02)
