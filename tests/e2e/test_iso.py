@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -80,7 +81,10 @@ def answers(converter: Converter, **more: object) -> dict[str, object]:
 
 
 def stick(folder: Path, said: dict[str, object]) -> list[str]:
-    """Return QEMU's words for a stick labelled P2VCONF with an answer file."""
+    """Return QEMU's words for a stick labelled P2VCONF with an answer file.
+
+    Folders `drivers` and `firmware` in `folder` are put onto it, too.
+    """
     lines = [f"{key} = {json.dumps(value)}\n" for key, value in said.items()]
     (folder / "p2v.toml").write_text("".join(lines))
     image = folder / "answers.img"
@@ -88,6 +92,9 @@ def stick(folder: Path, said: dict[str, object]) -> list[str]:
         file.truncate(16 << 20)
     tool("mformat", "-i", image, "-v", "P2VCONF", "::")
     tool("mcopy", "-i", image, folder / "p2v.toml", "::/")
+    for more in ("drivers", "firmware"):
+        if (folder / more).is_dir():
+            tool("mcopy", "-s", "-i", image, folder / more, "::/")
     return ["-drive", f"file={image},format=raw,if=none,id=answers",
             "-device", "usb-ehci,id=ehci",
             "-device", "usb-storage,bus=ehci.0,drive=answers,removable=on"]  # fmt: skip
@@ -394,6 +401,61 @@ def test_disks_and_network_cards_of_every_kind_are_found_with_1_gib(iso, convert
     assert {"e1000e", "vmxnet3", "virtio_net", "8139cp"} <= drivers
     document = converter.show("iso-1")
     assert (document["state"], len(document["images"])) == ("finished", len(CONTROLLERS))
+
+
+MODULE = "usr/lib/modules/{}/kernel/drivers/net/ethernet/intel/e100.ko.xz"
+FIRMWARE = "usr/lib/firmware/e100/d102e_ucode.bin"
+HIDE = f"""#!/bin/sh
+[ "$1" = prereqs ] && exit
+rm "$rootmnt"/{MODULE.format("*")} "$rootmnt"/{FIRMWARE}
+"""
+APPEND = "echo /scripts/init-bottom/hide >> /scripts/init-bottom/ORDER\n"
+
+
+def hidden_from_the_image(iso: Path, folder: Path, initrd: Path) -> None:
+    """Let the started system have no e100 and no firmware for it; put both into `folder`."""
+    tool("xorriso", "-osirrox", "on", "-indev", iso, "-extract", "/live", folder / "live-all")
+    (system,) = (folder / "live-all").glob("*.squashfs")
+    names = tool("unsquashfs", "-l", "-d", "", system, MODULE.format("*")).split()
+    (module,) = [name for name in names if name.endswith("e100.ko.xz")]
+    tool("unsquashfs", "-q", "-d", folder / "taken", system, module.lstrip("/"), FIRMWARE)
+    for source, target in (
+        (module.lstrip("/"), "drivers/e100.ko.xz"),
+        (FIRMWARE, "firmware/e100/d102e_ucode.bin"),
+    ):
+        (folder / target).parent.mkdir(parents=True)
+        (folder / "taken" / source).rename(folder / target)
+    more = folder / "more"
+    for name, text in (("scripts/init-bottom/hide", HIDE), ("conf/conf.d/hide", APPEND)):
+        (more / name).parent.mkdir(parents=True)
+        (more / name).write_text(text)
+        (more / name).chmod(0o755)
+    initrd.chmod(0o600)
+    pad = -initrd.stat().st_size % 4
+    with initrd.open("ab") as file:
+        file.write(bytes(pad))
+        files = "\n".join(str(path.relative_to(more)) for path in sorted(more.rglob("*")))
+        cpio = ["cpio", "--quiet", "-o", "-H", "newc"]
+        subprocess.run(cpio, input=files.encode(), stdout=file, cwd=more, check=True)
+
+
+@slow
+def test_a_driver_and_firmware_that_the_image_lacks_come_from_a_stick(
+    iso, built, converter, tmp_path
+):
+    """An i82551: its driver asks for firmware before the card is brought up, and insists."""
+    source = built(Spec("iso-stick", table="gpt", volumes=(("ext4", 64),))).path
+    words = [*direct(iso, tmp_path), *cdrom(iso), *host_network("i82551")]
+    hidden_from_the_image(iso, tmp_path, tmp_path / "live/initrd")
+    tell = f"ls /{MODULE.format('*')} /{FIRMWARE} > /dev/ttyS0 2>&1; {TELL}"
+    hardware = Hardware("bios", 1024, words)
+    document = migrated(
+        hardware, source, "virtio-blk-pci", converter, tmp_path, post=tell, all_blocks=True
+    )
+    assert compare_images(source, image_of(document)).same
+    said = (tmp_path / "serial.log").read_text(errors="replace")
+    assert "loaded drivers/e100.ko.xz" in said and "loaded firmware/e100/d102e_ucode.bin" in said
+    assert len(re.findall(r"cannot access .*(?:e100.ko.xz|d102e_ucode.bin)", said)) == 2
 
 
 # --- settings ------------------------------------------------------------------------------------
