@@ -141,18 +141,19 @@ class Physical:
 
 
 def firmware_words(hardware: Hardware, folder: Path) -> list[str]:
-    """Return QEMU's words for ``bios``, ``uefi`` or ``secure`` (Secure Boot enforced)."""
+    """Return QEMU's words for ``bios``, ``uefi``, ``uefi32`` or ``secure`` (Secure Boot enforced)."""
     if hardware.firmware == "bios":
         return ["-M", hardware.machine]
     code, variables = {
         "uefi": ("OVMF_CODE_4M.fd", "OVMF_VARS_4M.fd"),
+        "uefi32": ("OVMF32_CODE_4M.secboot.fd", "OVMF32_VARS_4M.fd"),
         "secure": ("OVMF_CODE_4M.secboot.fd", "OVMF_VARS_4M.ms.fd"),
     }[hardware.firmware]
     shutil.copy(OVMF / variables, folder / "vars.fd")
     guarded = ["-M", "q35,smm=on", "-global", "driver=cfi.pflash01,property=secure,value=on"]
     flash = "if=pflash,format=raw,unit"
     return [
-        *(guarded if hardware.firmware == "secure" else ["-M", hardware.machine]),
+        *(guarded if "secboot" in code else ["-M", hardware.machine]),
         *("-drive", f"{flash}=0,readonly=on,file={OVMF / code}"),
         *("-drive", f"{flash}=1,file={folder / 'vars.fd'}"),
     ]

@@ -298,7 +298,7 @@ def shows_the_wizard(hardware: Hardware, folder: Path, name: str) -> None:
 
 @slow
 @pytest.mark.parametrize("medium", [cdrom, usb_stick], ids=["cd", "usb"])
-@pytest.mark.parametrize("firmware", ["bios", "uefi", "secure"])
+@pytest.mark.parametrize("firmware", ["bios", "uefi", "uefi32", "secure"])
 def test_it_starts_and_shows_the_wizard(iso, tmp_path, firmware, medium):
     hardware = Hardware(firmware, 1024, medium(iso))
     shows_the_wizard(hardware, tmp_path, f"{firmware}-{medium.__name__}")
