@@ -60,8 +60,11 @@ mkdir -p "$medium/live" "$medium/boot/grub" "$medium/boot/net" "$medium/.disk" "
 mv "$root"/boot/vmlinuz-* "$medium/live/vmlinuz"
 mv "$root/boot/initrd" "$root/boot/initrd.net" "$medium/live/"
 umount "$root/proc"
-mksquashfs "$root" "$medium/live/filesystem.squashfs" -quiet -no-progress -noappend -comp zstd \
-    -Xcompression-level "${P2V_ZSTD_LEVEL:-15}" -no-xattrs -wildcards \
+# All times are the commit's: by itself mksquashfs only makes later ones earlier, and what is kept
+# may have been made before it. No byte code looks at them.
+env -u SOURCE_DATE_EPOCH mksquashfs "$root" "$medium/live/filesystem.squashfs" -quiet -no-progress \
+    -noappend -comp zstd -Xcompression-level "${P2V_ZSTD_LEVEL:-15}" -no-xattrs -wildcards \
+    -mkfs-time "$SOURCE_DATE_EPOCH" -all-time "$SOURCE_DATE_EPOCH" \
     -e 'proc/*' 'sys/*' 'dev/*' 'run/*' 'boot/*' 'initrd.img*' 'vmlinuz*' 'tmp/*' 'var/tmp/*'
 
 say "the medium"
