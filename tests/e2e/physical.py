@@ -141,7 +141,7 @@ class Physical:
 
 
 def firmware_words(hardware: Hardware, folder: Path) -> list[str]:
-    """Return QEMU's words for ``bios``, ``uefi``, ``uefi32`` or ``secure`` (Secure Boot enforced)."""
+    """Return QEMU's words for firmware; ``secure`` is UEFI with Secure Boot enforced."""
     if hardware.firmware == "bios":
         return ["-M", hardware.machine]
     code, variables = {

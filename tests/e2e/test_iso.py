@@ -129,11 +129,23 @@ def migrated(
     assert document["state"] == "finished", (document["problem"], told[-6000:])
     assert_untouched(overlaid)
     assert digest_of(source) == before
-    evidence = Path(document["images"][0]).parent / "evidence.tar.gz"
+    evidence = evidence_of(document)
     names = tool("tar", "-tzf", evidence).split()
     assert {"evidence/dmesg.txt", "evidence/inventory.json", "evidence/lsblk.json"} <= {*names}
     assert str(said["token"]) not in tool("tar", "-xOzf", evidence)
     return document
+
+
+def evidence_of(document: dict) -> Path:
+    return image_of(document).parent / "evidence.tar.gz"
+
+
+def inventory_of(document: dict) -> tuple[dict, dict]:
+    """Return what the machine said of itself, and of the one disk that was migrated."""
+    inventory = json.loads(tool("tar", "-xOzf", evidence_of(document), "evidence/inventory.json"))
+    named = document["plan"]["disks"][0]["name"]
+    (found,) = [disk for disk in inventory["disks"] if disk["name"] == named]
+    return inventory, found
 
 
 def image_of(document: dict) -> Path:
@@ -166,6 +178,10 @@ def test_a_bios_machine_that_starts_from_cd_is_migrated(iso, built, converter, t
     device = "ide-hd,bus=ide.0,serial=P2VSATA"
     document = migrated(hardware, source, device, converter, tmp_path, all_blocks=True)
     assert compare_images(source, image_of(document)).same
+    machine, drive = inventory_of(document)
+    assert machine["firmware"] == {"kind": "bios", "secure_boot": None}
+    assert machine["smbios"]["serial"] == "P2V0001"
+    assert (drive["serial"], drive["smart"]["passed"]) == ("P2VSATA", True)
 
 
 def test_a_uefi_machine_with_secure_boot_that_starts_from_usb_is_migrated(
@@ -176,6 +192,10 @@ def test_a_uefi_machine_with_secure_boot_that_starts_from_usb_is_migrated(
     whole = {"format": "raw", "all_blocks": True}
     document = migrated(hardware, source, "nvme,serial=P2VNVME", converter, tmp_path, **whole)
     assert digest_of(image_of(document)) == digest_of(source)
+    machine, drive = inventory_of(document)
+    assert machine["firmware"] == {"kind": "uefi", "secure_boot": True}
+    assert (drive["serial"], drive["smart"]["passed"]) == ("P2VNVME", True)
+    assert drive["smart"]["media_errors"] == 0 and drive["smart"]["temperature_c"]
 
 
 UEFI_LVM = Guest(
