@@ -32,6 +32,7 @@ from agent.stream.lane import Counters
 from agent.stream.remote import HEARTBEAT_S
 from agent.stream.transfer import PATIENCE_S, Options, Transfer, lanes_for
 from agent.stream.work import Block
+from p2v.model.command import EXIT_WARNINGS
 from p2v.model.errors import (
     MigrationBusyError,
     MigrationStateError,
@@ -105,6 +106,13 @@ class Outcome:
     unreadable: tuple[P2VError, ...]
     report: dict[str, Any] = field(default_factory=dict)
     """How a live capture went."""
+
+    @property
+    def exit_code(self) -> int:
+        """What a command ends with: the images are there, but all may not be well."""
+        if self.unreadable:
+            return self.unreadable[0].exit_code
+        return EXIT_WARNINGS if self.migration.problem else 0
 
 
 Watch = Callable[[Progress], None]
@@ -446,7 +454,8 @@ class _Run:
             done, total = self._captured.total, self._captured.total
             if migration.state is MigrationState.VERIFYING and migration.verified[1]:
                 done, total = migration.verified
-            self._tell(migration.state.value, done, counters, migration.problem, total)
+            problem = "" if migration.state.final else migration.problem
+            self._tell(migration.state.value, done, counters, problem, total)
             if migration.state.final or migration.state is MigrationState.PAUSED:
                 return migration
             time.sleep(POLL_S / 4)

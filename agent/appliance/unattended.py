@@ -90,7 +90,9 @@ def _migrate(settings: Settings) -> int:
     )
     for error in outcome.unreadable:
         _say(f"warning: {error} {error.way_out}")
-    return outcome.unreadable[0].exit_code if outcome.unreadable else 0
+    if outcome.migration.problem:
+        _say(f"warning: {outcome.migration.problem}")
+    return outcome.exit_code
 
 
 def _carry_out(converter: Converter, name: str, plan: Plan, machine: Machine) -> Outcome:

@@ -29,14 +29,13 @@ from agent.plan import Choices
 from agent.stream.converter import Converter
 from agent.stream.transfer import Options
 from p2v.model import planfile
-from p2v.model.command import Parser, Subparsers, file_path, filled, printable
-from p2v.model.errors import ReadFailedError, UsageError
+from p2v.model.command import EXIT_WARNINGS, Parser, Subparsers, file_path, filled, printable
+from p2v.model.errors import UsageError
 from p2v.model.migration import Migration
 from p2v.model.plan import Codec, Plan
 from p2v.model.planfile import to_json
 from p2v.model.units import format_size
 
-EXIT_WARNINGS = 3
 MAX_FREEZE_LIMIT_S = 120.0
 MAX_CONNECTIONS = 64
 
@@ -132,12 +131,13 @@ def run(args: argparse.Namespace) -> int:
     target = str(_target(args))
     with reporting(Job(args.job) if args.job else None, target, controls) as reporter:
         outcome = _migrate(args, controls, reporter)
-        code = ReadFailedError.exit_code if outcome.unreadable else 0
-        reporter.finished(outcome, code)
+        reporter.finished(outcome)
     _print(args, outcome)
+    if problem := outcome.migration.problem:
+        print(f"p2v-agent: warning: {printable(problem)}", file=sys.stderr)
     for error in outcome.unreadable:
         print(f"p2v-agent: warning: {error}\n  {error.way_out}", file=sys.stderr)
-    return code
+    return outcome.exit_code
 
 
 def _target(args: argparse.Namespace) -> str | Path | None:
@@ -314,6 +314,7 @@ def _print(args: argparse.Namespace, outcome: Outcome) -> None:
             "migration": migration.id,
             "state": migration.state.value,
             "images": list(migration.images),
+            "problem": migration.problem,
             "seconds": round(outcome.seconds, 3),
             "counters": counters.as_dict(),
             "notes": list(outcome.notes),

@@ -88,7 +88,7 @@ class Reporter:
         )
         self._write()
 
-    def finished(self, outcome: Outcome, exit_code: int) -> None:
+    def finished(self, outcome: Outcome) -> None:
         """Note that the images are there."""
         unread = tuple(f"{error} {error.way_out}" for error in outcome.unreadable)
         self._state = replace(
@@ -99,7 +99,7 @@ class Reporter:
             notes=(*unread, *outcome.notes),
             elapsed_s=round(outcome.seconds, 1),
             freeze_s=outcome.report.get("live", {}).get("freeze_s"),
-            exit_code=exit_code,
+            exit_code=outcome.exit_code,
         )
         self._write()
 

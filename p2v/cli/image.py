@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from p2v.cli.output import print_json, print_pairs, print_styled, size
 from p2v.cli.progress import add_progress_option, progress
 from p2v.images.check import ImageInfo, Report, Severity, check_image, inspect_image
-from p2v.images.check.report import EXIT_CLEAN, EXIT_WARNINGS
+from p2v.images.check.report import EXIT_CLEAN
 from p2v.images.check.source import require_images
-from p2v.model.command import Subparsers, file_path, printable
+from p2v.model.command import EXIT_WARNINGS, Subparsers, file_path, printable
 from p2v.model.errors import ImageError, UsageError
 from p2v.model.extent import Extent
 from p2v.model.units import parse_size

@@ -266,7 +266,8 @@ class Appliance:
         try:
             self.handle.launch()
         except RuntimeError as error:
-            problem = f"its appliance does not start: {error}"
+            reason = str(error).partition("\n")[0]  # what follows is of use to its developers
+            problem = f"its appliance does not start: {reason}"
             raise ToolError(tool="libguestfs", problem=problem) from error
 
     @contextmanager

@@ -21,6 +21,8 @@ from typing import Any, NoReturn, TypeAlias
 
 from p2v.model.errors import P2VError, UsageError
 
+EXIT_WARNINGS = 3
+"""It was done, and something is to be looked at."""
 EXIT_INTERRUPTED = 128 + signal.SIGINT
 EXIT_BROKEN_PIPE = 128 + signal.SIGPIPE
 EXIT_TERMINATED = 128 + signal.SIGTERM

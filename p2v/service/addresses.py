@@ -20,8 +20,12 @@ _IF_INET6 = Path("/proc/net/if_inet6")
 
 def _ipv4() -> list[Address]:
     found: list[Address] = []
+    try:
+        interfaces = socket.if_nameindex()
+    except OSError:  # a sandbox without AF_NETLINK
+        return found
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        for _, name in socket.if_nameindex():
+        for _, name in interfaces:
             try:
                 answer = fcntl.ioctl(probe, _SIOCGIFADDR, _IFREQ.pack(name.encode()))
             except OSError:

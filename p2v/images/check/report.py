@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from p2v.model.command import EXIT_WARNINGS
 from p2v.model.errors import ImageError
 from p2v.model.plan import ImageFormat
 
 EXIT_CLEAN = 0
-EXIT_WARNINGS = 3
 
 _KEPT_PER_CODE = 20
 """A damaged table has millions of entries with one and the same story; the rest is counted."""

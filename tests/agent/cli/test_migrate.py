@@ -11,6 +11,7 @@ import pytest
 from agent.cli.main import main
 from agent.cli.migrate import printable
 from agent.device import resolve
+from p2v.service import steps
 from p2v.wire.chunk import CHUNK_SIZE
 
 
@@ -71,6 +72,17 @@ def test_people_are_told_in_words(run, disk, folder):
     assert code == 0
     assert "is finished after" in out and "wire" in out and ".raw" in out
     assert f"--to {folder} --resume" in err
+
+
+def test_a_guest_that_was_not_converted_is_told_and_counts(run, disk, folder, monkeypatch):
+    monkeypatch.setattr(steps, "not_converted", lambda _: "The guest was not converted: \x1b no.")
+    words = ("--disk", disk, "--to", folder, "--format", "raw", "--progress", "none")
+    code, out, err = run(*words)
+    assert (code, "is finished" in out) == (3, True)
+    assert "p2v-agent: warning: The guest was not converted: \\x1b no.\n" in err
+    assert "waiting" not in err
+    code, out, err = run(*words, "--name", "again", "--json")
+    assert (code, json.loads(out)["problem"]) == (3, "The guest was not converted: \x1b no.")
 
 
 def test_resuming_what_is_finished_shows_it_again(run, disk, folder):
