@@ -29,7 +29,6 @@ _BOOT_POINTS = ("/", "/boot", "/boot/efi", "/efi", "/usr")
 _BOOT_FLAGS = {"boot", "esp", "bios_grub", "prep", "legacy_boot", "msftres"}
 _MEMBERS = (ContentKind.LVM, ContentKind.MD, ContentKind.BTRFS)
 _WHOLE = {
-    ContentKind.LVM: "an LVM volume: its logical volumes are copied with it, free extents too",
     ContentKind.MD: "an md array's member: copied as it is",
     ContentKind.LUKS: "encrypted: used and free blocks look alike",
     ContentKind.BITLOCKER: "encrypted: used and free blocks look alike",
@@ -200,6 +199,8 @@ def _treatment(partition: Partition, excluded: bool, all_blocks: bool) -> tuple[
         return Treatment.SWAP, "its header is made anew, its contents are of no use elsewhere"
     if content in _WHOLE:
         return Treatment.COPY, _WHOLE[content]
+    if content == ContentKind.LVM:
+        return Treatment.USED, "LVM: free extents, and free blocks of its volumes, become zeros"
     if not mappable(content):
         return Treatment.COPY, f"there is no allocation map for {content}"
     if partition.unclean and not partition.writable:

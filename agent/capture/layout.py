@@ -14,9 +14,12 @@ from mmap import mmap
 
 from agent.capture.allocation import Allocation, used_extents
 from agent.capture.chunkset import ChunkSet
+from agent.capture.logical import Logical, read_held
 from agent.capture.source import Source
 from agent.capture.swap import HEADER_MAX, SwapHeaderError, swap_header, swap_info
+from agent.inventory.volume.window import VolumeDamagedError
 from p2v.model.extent import Extent
+from p2v.model.machine import ContentKind
 from p2v.model.plan import PlannedDisk, PlannedPartition, Treatment
 from p2v.wire.chunk import CHUNK_SIZE
 
@@ -128,11 +131,9 @@ def prepare(
     regions: list[Region] = []
     notes: list[str] = []
     for partition in sorted(disk.partitions, key=lambda p: p.start):
-        region, note = _region(partition, source, all_blocks, settled)
-        if region is not None:
-            regions.append(region)
-        if note:
-            notes.append(f"{_name(disk, partition)}: {note}")
+        found, said = _regions(partition, source, all_blocks, settled)
+        regions += found
+        notes += [f"{_name(disk, partition)}: {note}" for note in said]
     return Layout(disk.size, tuple(regions), tuple(notes))
 
 
@@ -141,38 +142,72 @@ def _name(disk: PlannedDisk, partition: PlannedPartition) -> str:
     return partition.name or f"{disk.name}{number}"
 
 
-def _region(
+_Found = tuple[list[Region], list[str]]
+"""Regions in order, and notes."""
+
+
+def _regions(
     partition: PlannedPartition,
     source: Source,
     all_blocks: bool,
     settled: Collection[tuple[int, int]],
-) -> tuple[Region | None, str]:
+) -> _Found:
     start, size = partition.start, partition.size
     if partition.treatment is Treatment.EXCLUDE:
-        return Region(start, size, "excluded"), ""
+        return [Region(start, size, "excluded")], []
     if all_blocks or partition.treatment is Treatment.COPY:
-        return None, ""
+        return [], []
     if partition.treatment is Treatment.SWAP:
-        return _swap(partition, source)
-    allocation = used_extents(source.path, start, size, partition.content, settled)
-    return _used(allocation)
+        return _swap(start, size, source)
+    if partition.content == ContentKind.LVM:
+        return _physical_volume(start, size, source, settled)
+    return _used(used_extents(source.path, start, size, partition.content, settled))
 
 
-def _used(allocation: Allocation) -> tuple[Region | None, str]:
+def _used(allocation: Allocation) -> _Found:
     if allocation.chunks is None:
-        return None, f"every block is copied: {allocation.reason}"
-    return Region(allocation.offset, allocation.size, "free", allocation.chunks), ""
+        return [], [f"every block is copied: {allocation.reason}"]
+    return [Region(allocation.offset, allocation.size, "free", allocation.chunks)], []
 
 
-def _swap(partition: PlannedPartition, source: Source) -> tuple[Region | None, str]:
-    first = bytearray(min(HEADER_MAX, partition.size))
-    source.readinto(partition.start, first)
+def _swap(start: int, size: int, source: Source) -> _Found:
+    first = bytearray(min(HEADER_MAX, size))
+    source.readinto(start, first)
     try:
         header, info = swap_header(bytes(first)), swap_info(bytes(first))
     except SwapHeaderError as error:
-        return None, f"every block is copied: {str(error).rstrip('.')}"
-    note = "it holds a hibernation image, which is not copied" if info.suspended else ""
-    return Region(partition.start, partition.size, "swap", header=header), note
+        return [], [f"every block is copied: {str(error).rstrip('.')}"]
+    notes = ["it holds a hibernation image, which is not copied"] if info.suspended else []
+    return [Region(start, size, "swap", header=header)], notes
+
+
+def _physical_volume(
+    start: int, size: int, source: Source, settled: Collection[tuple[int, int]]
+) -> _Found:
+    """Return the regions of LVM's free extents, and those of the file systems in its volumes."""
+    try:
+        held = read_held(source.path, start, size)
+    except VolumeDamagedError as error:
+        return [], [f"every block is copied: {str(error).rstrip('.')}"]
+    except OSError as error:
+        return [], [f"every block is copied: it cannot be read: {error.strerror}"]
+    regions = [Region(e.offset, e.length, "free", ChunkSet(e.offset, e.length)) for e in held.free]
+    notes = []
+    for volume in held.volumes:
+        found, said = _logical_volume(volume, source, settled)
+        regions += found
+        notes += [f"{volume.name}: {note}" for note in said]
+    return sorted(regions, key=lambda region: region.offset), notes
+
+
+def _logical_volume(
+    volume: Logical, source: Source, settled: Collection[tuple[int, int]]
+) -> _Found:
+    if volume.content == ContentKind.SWAP and volume.whole:
+        return _swap(volume.runs[0].offset, volume.size, source)
+    found = [_used(allocation) for allocation in volume.used(source.path, settled)]
+    notes = dict.fromkeys(note for _, said in found for note in said)
+    return [region for regions, _ in found for region in regions], [*notes]
 
 
 # --- the walk ------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ def machine(name):
         ("gpt-bios-ext4-swap-xfs", [[C, U, S, U]]),
         ("mbr-logical-ntfs-dirty-fat32", [[U, C, U, C]]),
         ("4kn-gpt-esp-xfs-btrfs", [[U, U, U]]),
-        ("lvm-over-two-disks", [[U, C], [C]]),
+        ("lvm-over-two-disks", [[U, U], [U]]),
         ("damaged-gpt-and-hibernated-swap", [[], [S]]),
     ],
 )

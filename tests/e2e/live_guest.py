@@ -138,6 +138,13 @@ def inside(image: Path, volume: str, path: str) -> str:
     return _guestfish(["--format=raw", "-a", str(image)], script)
 
 
+def broken_files(image: Path, volume: str) -> list[str]:
+    """Return the files of packages on a Debian's root in a raw image that are not as they were."""
+    script = f'run\ne2fsck /dev/{volume} correct:true\nmount /dev/{volume} /\nsh "dpkg --verify"\n'
+    lines = _guestfish(["--format=raw", "-a", str(image)], script).splitlines()
+    return [line for line in lines if line.strip() and " c /" not in line]
+
+
 def tree() -> Path:
     """Return an archive of Debian 11's files; it is made once, then kept."""
     made = CACHE / "debian-11-lvm" / "tree.tar"

@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What LVM put into a physical volume: extents that nothing has, and volumes whose maps count.
+
+A volume that is active is looked at through its own device, wherever its pieces are: what is
+mounted is up to date only there. Else the disk is, where the volume lies in one piece. Volumes of
+other kinds (thin, RAID, striped, cached, with a snapshot) have no map here: all of them is copied.
+Sources: Documentation/ABI/testing/sysfs-block-dm.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from agent import tools
+from agent.capture.allocation import Allocation, used_extents
+from agent.capture.chunkset import ChunkSet
+from agent.device import Place, drop_cache, partition_node, place_of
+from agent.inventory.content import read_content
+from agent.inventory.volume.lvm import Physical, Volume, read_physical
+from agent.inventory.volume.window import Window
+from agent.mounts import device_number, mounts, mounts_of
+from p2v.model.errors import ToolError
+from p2v.model.extent import Extent
+
+SYSFS = Path("/sys")
+_SECTOR = 512  # whatever the disk has
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Bytes from `at` of a volume, which are at `offset` of the disk."""
+
+    at: int
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Logical:
+    """A volume whose bytes lie on the disk as they are numbered; `runs` are those on this disk.
+
+    `content` is blkid's word for what it holds; `node` its device while it is active.
+    """
+
+    name: str
+    size: int
+    runs: tuple[Run, ...]
+    node: Path | None
+    content: str
+
+    @property
+    def whole(self) -> bool:
+        """Whether it lies in one piece on this disk."""
+        return len(self.runs) == 1 and self.runs[0].length == self.size
+
+    def used(self, disk: Path, settled: Collection[tuple[int, int]]) -> tuple[Allocation, ...]:
+        """Return for each run which of its blocks are in use; see `used_extents` of `settled`."""
+        if self.node is not None and _held(self.node):
+            reason = "something that is not mounted here has it open"
+            found = Allocation(0, self.size, self.size, None, reason)
+        elif self.node is not None:
+            found = used_extents(self.node, 0, self.size, self.content, settled)
+        elif self.whole:
+            found = used_extents(disk, self.runs[0].offset, self.size, self.content, settled)
+        else:
+            reason = "it lies in several pieces, and is not active"
+            found = Allocation(0, self.size, self.size, None, reason)
+        return tuple(_within(found, run) for run in self.runs)
+
+
+def _held(node: Path) -> bool:
+    """Whether anybody but a mount has an active volume open: a virtual machine, say.
+
+    What he writes may be in blocks that the map on the disk still calls free.
+    """
+    number = device_number(node)
+    if number is None or mounts_of(number, mounts()):
+        return False  # it is looked at further on
+    words = ("--noheadings", "-o", "open", "-j", str(number[0]), "-m", str(number[1]))
+    try:
+        return tools.run(["dmsetup", "info", "-c", *words]).strip() != b"0"
+    except ToolError:
+        return True  # nobody knows
+
+
+def _within(found: Allocation, run: Run) -> Allocation:
+    """Return the part of a volume's map that a run has, at its place on the disk."""
+    if found.chunks is None:
+        return Allocation(run.offset, run.length, run.length, None, found.reason)
+    chunks = ChunkSet(run.offset, run.length)
+    used = 0
+    for extent in found.extents():
+        start = max(extent.offset - found.offset, run.at)
+        end = min(extent.end - found.offset, run.at + run.length)
+        if start < end:
+            chunks.add(run.offset + start - run.at, end - start)
+            used += end - start
+    return Allocation(run.offset, run.length, used, chunks)
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What a physical volume holds, in places on the disk: `free` is what nothing has."""
+
+    free: tuple[Extent, ...]
+    volumes: tuple[Logical, ...]
+
+
+def read_held(disk: Path, start: int, size: int, sysfs: Path = SYSFS) -> Held:
+    """Return what the physical volume at byte `start` of a disk or image file holds.
+
+    Raises:
+        VolumeDamagedError: nobody can tell what is free.
+        OSError: the disk can't be opened.
+    """
+    node = partition_node(disk, start, size)
+    fd = os.open(node or disk, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        drop_cache(fd)  # LVM writes past it
+        physical = read_physical(Window(fd, 0 if node else start, size))
+    finally:
+        os.close(fd)
+    free = tuple(Extent(start + at, length) for at, length in physical.free())
+    return Held(free, tuple(_logical(disk, start, physical, sysfs)))
+
+
+def _logical(disk: Path, start: int, physical: Physical, sysfs: Path) -> Iterator[Logical]:
+    active = _active(disk, start, sysfs)
+    for volume in physical.volumes:
+        runs = tuple(Run(part.at, start + part.start, part.length) for part in volume.segments)
+        if not runs:
+            continue  # it is elsewhere
+        node = active.get((volume.uuid, volume.size))
+        yield Logical(volume.name, volume.size, runs, node, _content(disk, volume, runs[0], node))
+
+
+def _content(disk: Path, volume: Volume, run: Run, node: Path | None) -> str:
+    if node is None and not volume.whole:
+        return ""
+    try:
+        return read_content(node or disk, 0 if node else run.offset, volume.size).kind
+    except ToolError:
+        return ""
+
+
+def _active(disk: Path, start: int, sysfs: Path) -> dict[tuple[str, int], Path]:
+    """Return the active volumes on the partition of `disk` at `start`, by UUID and size.
+
+    A copy of a disk has the same UUIDs: only what the kernel has put on this one counts.
+    """
+    number = device_number(disk)
+    if number is None:
+        return {}
+    found = {}
+    for folder in (sysfs / "block").glob("dm-*"):
+        below = [place_of(f"/dev/{entry.name}") for entry in (folder / "slaves").glob("*")]
+        if Place(number, start) in below:
+            uuid = (folder / "dm/uuid").read_text().strip()
+            size = int((folder / "size").read_text()) * _SECTOR
+            found[uuid, size] = Path("/dev", folder.name)
+    return found
