@@ -17,7 +17,7 @@ from pathlib import Path
 from agent import tools
 from agent.capture.allocation import Allocation, used_extents
 from agent.capture.chunkset import ChunkSet
-from agent.device import Place, drop_cache, partition_node, place_of
+from agent.device import Place, drop_cache, partition_node
 from agent.inventory.content import read_content
 from agent.inventory.volume.lvm import Physical, Volume, read_physical
 from agent.inventory.volume.window import Window
@@ -128,13 +128,16 @@ def read_held(disk: Path, start: int, size: int, sysfs: Path = SYSFS) -> Held:
 
 
 def _logical(disk: Path, start: int, physical: Physical, sysfs: Path) -> Iterator[Logical]:
-    active = _active(disk, start, sysfs)
+    active = _active(device_number(disk), start, sysfs)
     for volume in physical.volumes:
         runs = tuple(Run(part.at, start + part.start, part.length) for part in volume.segments)
         if not runs:
             continue  # it is elsewhere
-        node = active.get((volume.uuid, volume.size))
-        yield Logical(volume.name, volume.size, runs, node, _content(disk, volume, runs[0], node))
+        known = active.get(volume.uuid)
+        node = None if known is None else known.node
+        sure = known is None or (known.here and known.size == volume.size)
+        content = _content(disk, volume, runs[0], node) if sure else ""  # which has no map
+        yield Logical(volume.name, volume.size, runs, node, content)
 
 
 def _content(disk: Path, volume: Volume, run: Run, node: Path | None) -> str:
@@ -146,19 +149,33 @@ def _content(disk: Path, volume: Volume, run: Run, node: Path | None) -> str:
         return ""
 
 
-def _active(disk: Path, start: int, sysfs: Path) -> dict[tuple[str, int], Path]:
-    """Return the active volumes on the partition of `disk` at `start`, by UUID and size.
+@dataclass(frozen=True, slots=True)
+class _Active:
+    """A volume that the kernel has. It is `here` if the physical volume that is asked for is below.
 
-    A copy of a disk has the same UUIDs: only what the kernel has put on this one counts.
+    One that is not may be that of a copy of this disk: nobody knows which of them counts.
     """
-    number = device_number(disk)
-    if number is None:
-        return {}
+
+    node: Path
+    size: int
+    here: bool
+
+
+def _active(disk: tuple[int, int] | None, start: int, sysfs: Path) -> dict[str, _Active]:
+    """Return the kernel's volumes by UUID, seen from what is at byte `start` of a disk."""
     found = {}
     for folder in (sysfs / "block").glob("dm-*"):
-        below = [place_of(f"/dev/{entry.name}") for entry in (folder / "slaves").glob("*")]
-        if Place(number, start) in below:
-            uuid = (folder / "dm/uuid").read_text().strip()
-            size = int((folder / "size").read_text()) * _SECTOR
-            found[uuid, size] = Path("/dev", folder.name)
+        below = [_place(entry.resolve()) for entry in (folder / "slaves").glob("*")]
+        uuid = (folder / "dm/uuid").read_text().strip()
+        size = int((folder / "size").read_text()) * _SECTOR
+        here = disk is not None and Place(disk, start) in below
+        found[uuid] = _Active(Path("/dev", folder.name), size, here)
     return found
+
+
+def _place(device: Path) -> Place:
+    """Return where a device begins that sysfs has: /dev need not have it."""
+    whole = device.parent if (device / "partition").exists() else device
+    offset = 0 if whole == device else int((device / "start").read_text()) * _SECTOR
+    major, _, minor = (whole / "dev").read_text().strip().partition(":")
+    return Place((int(major), int(minor)), offset)

@@ -9,10 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from agent.capture import logical
 from agent.capture.layout import Kind, Layout, prepare
 from agent.capture.logical import read_held
 from agent.capture.source import Source
 from agent.inventory.collect import collect
+from agent.inventory.content import Content
+from agent.inventory.volume.lvm import Physical, read_physical
+from agent.inventory.volume.window import open_window
+from agent.mounts import device_number
 from agent.plan import Choices, make_plan
 from p2v.model.plan import Plan, Treatment
 from tests.agent.inventory.test_lvm import OPTIONS
@@ -66,6 +71,11 @@ def fill(point: Path) -> None:
     os.sync()
     for number in range(0, 12, 3):
         (point / f"file{number}").unlink()
+
+
+def physical_of(disk: Path) -> Physical:
+    with open_window(disk, START, PV_SIZE) as window:
+        return read_physical(window)
 
 
 def plan_of(disk: Path) -> Plan:
@@ -130,6 +140,51 @@ def test_it_is_found_where_it_is(disk):
     gone, _ = place("gone")
     assert any(free.offset <= gone + 30 * MiB < free.end for free in held.free)
     assert volumes["root"].runs[0].offset == DATA and volumes["root"].node is None
+
+
+def active(sysfs: Path, uuid: str, size: int, *below: tuple[str, int]) -> None:
+    """Let sysfs have a volume over partitions: the disk's number, and the byte on it."""
+    node = sysfs / "block/dm-7"
+    (node / "slaves").mkdir(parents=True)
+    (node / "dm").mkdir()
+    (node / "dm/uuid").write_text(f"{uuid}\n")
+    (node / "size").write_text(f"{size // 512}\n")
+    for name, (disk, start) in zip("ab", below, strict=False):
+        part = sysfs / f"devices/sd{name}/sd{name}1"
+        part.mkdir(parents=True)
+        (part / "partition").write_text("1\n")
+        (part / "start").write_text(f"{start // 512}\n")
+        (part.parent / "dev").write_text(f"{disk}\n")
+        (node / "slaves" / part.name).symlink_to(part)
+
+
+@pytest.mark.parametrize(
+    ("more", "start", "known"),
+    [(0, START, True), (512, START, False), (0, START + 512, False)],
+    ids=["here", "of another size", "elsewhere"],
+)
+def test_a_volume_that_is_active_is_looked_at_through_its_device(
+    disk, loop, tmp_path, monkeypatch, more, start, known
+):
+    uuid, size = next(
+        (volume.uuid, volume.size) for volume in physical_of(disk).volumes if volume.name == "root"
+    )
+    asked = []
+    monkeypatch.setattr(
+        logical, "read_content", lambda *args: asked.append(args[:2]) or Content("ext4")
+    )
+    with loop(disk) as device:
+        number = device_number(device)
+        assert number is not None
+        active(tmp_path, uuid, size + more, ("8:0", 0), (f"{number[0]}:{number[1]}", start))
+        held = read_held(device, START, PV_SIZE, tmp_path)
+    root = next(volume for volume in held.volumes if volume.name == "root")
+    assert root.node == Path("/dev/dm-7")
+    assert ((Path("/dev/dm-7"), 0) in asked) == known
+    assert root.content == ("ext4" if known else "")
+    if not known:  # its map is nobody's
+        (allocation,) = root.used(disk, ())
+        assert allocation.chunks is None and allocation.reason
 
 
 def test_little_more_is_read_than_counts(image):
