@@ -454,6 +454,7 @@ def hidden_from_the_image(iso: Path, folder: Path, initrd: Path) -> None:
     pad = -initrd.stat().st_size % 4
     with initrd.open("ab") as file:
         file.write(bytes(pad))
+        file.flush()
         files = "\n".join(str(path.relative_to(more)) for path in sorted(more.rglob("*")))
         cpio = ["cpio", "--quiet", "-o", "-H", "newc"]
         subprocess.run(cpio, input=files.encode(), stdout=file, cwd=more, check=True)
