@@ -289,7 +289,7 @@ def assert_migrated(converter: Converter, source: Path, overlaid: Path) -> None:
 
 @slow
 def test_keys_on_its_screen_migrate_a_machine(iso, built, converter, tmp_path):
-    source = built(Spec("iso-screen", table="gpt", volumes=(("lvm", 96),))).path
+    source = built(Spec("iso-screen", table="gpt", volumes=(("random", 96),))).path
     hardware, overlaid = attended(iso, source, tmp_path)
     with switched_on(hardware, tmp_path) as machine:
         to_the_end(machine.await_screen, machine.type, machine.press_all, converter)
@@ -298,7 +298,7 @@ def test_keys_on_its_screen_migrate_a_machine(iso, built, converter, tmp_path):
 
 @slow
 def test_keys_on_its_serial_line_migrate_a_machine(iso, built, converter, tmp_path):
-    source = built(Spec("iso-serial", table="gpt", volumes=(("lvm", 96),))).path
+    source = built(Spec("iso-serial", table="gpt", volumes=(("random", 96),))).path
     hardware, overlaid = attended(iso, source, tmp_path, "console=tty0", "console=ttyS0,115200")
     keys = {"tab": "\t", "ctrl-n": "\x0e"}
     with switched_on(hardware, tmp_path) as machine:

@@ -90,6 +90,7 @@ def container(room: Path) -> Iterator[Container]:
         words = ["--quiet", "--register=no", "--keep-unit", "--private-network", "--boot"]
         process = subprocess.Popen(
             ["systemd-nspawn", *words, f"--directory={root}", f"--bind={data}:{FOLDER}",
+             f"--bind-ro={ROOT}",  # else what is below /tmp is not seen
              "systemd.unit=basic.target", "systemd.wants=p2v.service"],
             stdin=subprocess.DEVNULL,
             stdout=(room / "console.log").open("wb"),

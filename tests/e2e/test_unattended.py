@@ -15,7 +15,7 @@ from tests.e2e.sources import Disk, Spec, attached, digest_of
 
 pytestmark = [pytest.mark.root]
 
-SOURCE = Spec("unattended", table="gpt", volumes=(("lvm", 96),))
+SOURCE = Spec("unattended", table="gpt", volumes=(("random", 96),))
 UNATTENDED = """
 import sys
 from pathlib import Path
