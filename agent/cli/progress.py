@@ -83,7 +83,9 @@ class Quiet:
         if state.problem == self._problem:
             return
         self._problem = state.problem
-        said = f"waiting: {printable(state.problem)}" if state.problem else "going on"
+        said = "going on"
+        if state.problem:
+            said = f"waiting: {printable(state.problem)} It goes on by itself once that is over."
         print(f"p2v-agent: {said}", file=sys.stderr, flush=True)
 
 

@@ -107,7 +107,10 @@ def run_verbs(
         else:
             subparsers.add_parser(name, help=text)
     try:
-        args = parser.parse_args(words)
+        args, unknown = parser.parse_known_args(words)
+        if unknown:
+            what = printable(" ".join(unknown))
+            raise UsageError(problem=f"unknown: {what} (see '{prog} {chosen} --help')")
     except UsageError as error:
         return report_error(prog, error, "--json" in words)
     return run_command(prog, args.run, args, getattr(args, "json", False))

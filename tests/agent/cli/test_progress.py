@@ -122,7 +122,11 @@ def test_quiet_says_only_why_nothing_moves_and_when_it_goes_on(capsys):
         display.show(state())
     out, said = capsys.readouterr()
     assert out == ""
-    assert said == "p2v-agent: waiting: No room left in /srv\\x1b[2J.\np2v-agent: going on\n"
+    assert said == (
+        "p2v-agent: waiting: No room left in /srv\\x1b[2J. "
+        "It goes on by itself once that is over.\n"
+        "p2v-agent: going on\n"
+    )
 
 
 OUTLOOK = Outlook("2.0 MiB/s are written.", 5 * MiB, 2.0 * MiB, 0.04321)

@@ -10,6 +10,7 @@ import sys
 
 import pytest
 
+from p2v.cli.main import main
 from p2v.model.command import Parser, error_document, run_command
 from p2v.model.errors import NoRoomError, NoSuchDiskError, UsageError
 
@@ -117,3 +118,9 @@ def test_a_parsers_mistakes_are_usage_errors_that_name_the_help():
     parser.add_argument("--size", type=int)
     with pytest.raises(UsageError, match=r"invalid int value: 'x' \(see 'p2v image --help'\)"):
         parser.parse_args(["--size", "x"])
+
+
+def test_an_unknown_option_is_named_with_the_verb_that_does_not_know_it(capsys):
+    assert main(["pair", "--sever", "x\x1b"]) == 2
+    said = capsys.readouterr().err
+    assert "unknown: --sever x\\x1b (see 'p2v pair --help')" in said
