@@ -52,8 +52,8 @@ class Hooks:
             yield
             return
         watchdog = self._watchdog()
+        begun, thawed = 0, False
         try:
-            begun = 0
             try:
                 for path in self.paths:
                     begun += 1
@@ -63,11 +63,14 @@ class Hooks:
                 yield
             except BaseException:
                 self._thaw(begun, watchdog)
+                thawed = True
                 raise
-            if problem := self._thaw(begun, watchdog):
+            problem = self._thaw(begun, watchdog)
+            thawed = True
+            if problem:
                 raise problem
         finally:
-            watchdog.end(done=True)
+            watchdog.end(done=thawed)  # else it does what is left: a second Ctrl-C came meanwhile
 
     def _watchdog(self) -> Watchdog:
         try:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.live import hooks
 from agent.live.hooks import Hooks
 from p2v.model.errors import HookError
 
@@ -98,6 +99,22 @@ def test_hooks_that_others_may_change_are_not_run(folder, add, which):
     (folder if which == "folder" else folder / "10-a").chmod(0o777)
     with pytest.raises(HookError, match="others than root"):
         Hooks(folder)
+
+
+def test_what_interrupts_the_thaw_leaves_the_rest_to_the_watchdog(folder, add, said, monkeypatch):
+    for name in ("10-a", "20-b"):
+        add(name)
+    run = hooks._run
+
+    def interrupted(path, word, *more):
+        if word == "thaw":
+            raise KeyboardInterrupt
+        run(path, word, *more)
+
+    monkeypatch.setattr(hooks, "_run", interrupted)
+    with pytest.raises(KeyboardInterrupt), Hooks(folder).around():
+        pass
+    assert said()[2:] == ["20-b thaw", "10-a thaw"]
 
 
 KILLED = """
