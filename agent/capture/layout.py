@@ -204,7 +204,7 @@ def _logical_volume(
     volume: Logical, source: Source, settled: Collection[tuple[int, int]]
 ) -> _Found:
     if volume.content == ContentKind.SWAP and volume.whole:
-        return _swap(volume.runs[0].offset, volume.size, source)
+        return _swap(volume.segments[0].offset, volume.size, source)
     found = [_used(allocation) for allocation in volume.used(source.path, settled)]
     notes = dict.fromkeys(note for _, said in found for note in said)
     return [region for regions, _ in found for region in regions], [*notes]

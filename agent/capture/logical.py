@@ -19,7 +19,7 @@ from agent.capture.allocation import Allocation, used_extents
 from agent.capture.chunkset import ChunkSet
 from agent.device import Place, drop_cache, partition_node
 from agent.inventory.content import read_content
-from agent.inventory.volume.lvm import Physical, Volume, read_physical
+from agent.inventory.volume.lvm import Physical, Segment, Volume, read_physical
 from agent.inventory.volume.window import Window
 from agent.mounts import device_number, mounts, mounts_of
 from p2v.model.errors import ToolError
@@ -30,45 +30,36 @@ _SECTOR = 512  # whatever the disk has
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
-    """Bytes from `at` of a volume, which are at `offset` of the disk."""
-
-    at: int
-    offset: int
-    length: int
-
-
-@dataclass(frozen=True, slots=True)
 class Logical:
-    """A volume whose bytes lie on the disk as they are numbered; `runs` are those on this disk.
+    """A volume whose bytes lie on the disk as they are numbered; `segments` are those on this disk.
 
     `content` is blkid's word for what it holds; `node` its device while it is active.
     """
 
     name: str
     size: int
-    runs: tuple[Run, ...]
+    segments: tuple[Segment, ...]
     node: Path | None
     content: str
 
     @property
     def whole(self) -> bool:
         """Whether it lies in one piece on this disk."""
-        return len(self.runs) == 1 and self.runs[0].length == self.size
+        return len(self.segments) == 1 and self.segments[0].length == self.size
 
     def used(self, disk: Path, settled: Collection[tuple[int, int]]) -> tuple[Allocation, ...]:
-        """Return for each run which of its blocks are in use; see `used_extents` of `settled`."""
+        """Return which blocks of each segment are in use; see `used_extents` of `settled`."""
         if self.node is not None and _held(self.node):
             reason = "something that is not mounted here has it open"
             found = Allocation(0, self.size, self.size, None, reason)
         elif self.node is not None:
             found = used_extents(self.node, 0, self.size, self.content, settled)
         elif self.whole:
-            found = used_extents(disk, self.runs[0].offset, self.size, self.content, settled)
+            found = used_extents(disk, self.segments[0].offset, self.size, self.content, settled)
         else:
             reason = "it lies in several pieces, and is not active"
             found = Allocation(0, self.size, self.size, None, reason)
-        return tuple(_within(found, run) for run in self.runs)
+        return tuple(_within(found, part) for part in self.segments)
 
 
 def _held(node: Path) -> bool:
@@ -86,19 +77,19 @@ def _held(node: Path) -> bool:
         return True  # nobody knows
 
 
-def _within(found: Allocation, run: Run) -> Allocation:
-    """Return the part of a volume's map that a run has, at its place on the disk."""
+def _within(found: Allocation, part: Segment) -> Allocation:
+    """Return the part of a volume's map that a segment has, at its place on the disk."""
     if found.chunks is None:
-        return Allocation(run.offset, run.length, run.length, None, found.reason)
-    chunks = ChunkSet(run.offset, run.length)
+        return Allocation(part.offset, part.length, part.length, None, found.reason)
+    chunks = ChunkSet(part.offset, part.length)
     used = 0
     for extent in found.extents():
-        start = max(extent.offset - found.offset, run.at)
-        end = min(extent.end - found.offset, run.at + run.length)
+        start = max(extent.offset - found.offset, part.at)
+        end = min(extent.end - found.offset, part.at + part.length)
         if start < end:
-            chunks.add(run.offset + start - run.at, end - start)
+            chunks.add(part.offset + start - part.at, end - start)
             used += end - start
-    return Allocation(run.offset, run.length, used, chunks)
+    return Allocation(part.offset, part.length, used, chunks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,21 +121,23 @@ def read_held(disk: Path, start: int, size: int, sysfs: Path = SYSFS) -> Held:
 def _logical(disk: Path, start: int, physical: Physical, sysfs: Path) -> Iterator[Logical]:
     active = _active(device_number(disk), start, sysfs)
     for volume in physical.volumes:
-        runs = tuple(Run(part.at, start + part.start, part.length) for part in volume.segments)
-        if not runs:
+        segments = tuple(
+            Segment(part.at, start + part.offset, part.length) for part in volume.segments
+        )
+        if not segments:
             continue  # it is elsewhere
         known = active.get(volume.uuid)
         node = None if known is None else known.node
         sure = known is None or (known.here and known.size == volume.size)
-        content = _content(disk, volume, runs[0], node) if sure else ""  # which has no map
-        yield Logical(volume.name, volume.size, runs, node, content)
+        content = _content(disk, volume, segments[0], node) if sure else ""  # which has no map
+        yield Logical(volume.name, volume.size, segments, node, content)
 
 
-def _content(disk: Path, volume: Volume, run: Run, node: Path | None) -> str:
+def _content(disk: Path, volume: Volume, part: Segment, node: Path | None) -> str:
     if node is None and not volume.whole:
         return ""
     try:
-        return read_content(node or disk, 0 if node else run.offset, volume.size).kind
+        return read_content(node or disk, 0 if node else part.offset, volume.size).kind
     except ToolError:
         return ""
 

@@ -10,6 +10,8 @@ from argparse import ArgumentParser
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from p2v.model.command import printable
+
 Advance = Callable[[int, int], None]
 """Called with the bytes done and the bytes in all."""
 
@@ -31,11 +33,26 @@ def progress(mode: str, task: str) -> Iterator[Advance | None]:
     """Give what shows the progress of `task`, None where nothing shall be shown."""
     if mode == "none":
         yield None
-    elif mode == "json" or not sys.stderr.isatty():
+    elif _in_lines(mode):
         yield _Lines(task)
     else:
         with _bar(task) as advance:
             yield advance
+
+
+def tell_wait(mode: str, task: str, problem: str) -> None:
+    """Say why a task waits and goes on by itself; with "" that it does."""
+    if _in_lines(mode):
+        text = json.dumps({"type": "waiting", "task": task, "problem": problem})
+    elif problem:
+        text = f"p2v: waiting: {printable(problem)} It goes on by itself once that is over."
+    else:
+        text = "p2v: going on"
+    print(text, file=sys.stderr, flush=True)
+
+
+def _in_lines(mode: str) -> bool:
+    return mode == "json" or (mode == "auto" and not sys.stderr.isatty())
 
 
 class _Lines:

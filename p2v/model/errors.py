@@ -282,7 +282,7 @@ class NoRoomError(P2VError):
     code = "no-room"
     exit_code = 30
     status = 507
-    message = "No room left in {path}: {needed} more bytes are needed."
+    message = "No room left in {path}: at least {needed} more bytes are needed."
     hint = "Free space or extend the file system; the migration resumes by itself or with --resume."
 
 

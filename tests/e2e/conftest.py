@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,8 +12,10 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.network import SEED, Network
-from tests.e2e.running import Agent, Converter, home
+from tests.e2e.running import Agent, Converter, home, run
 from tests.e2e.sources import Disk, Spec, build
+
+ROOT = Path(__file__).parents[2]
 
 
 @contextmanager
@@ -109,6 +112,16 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Spec],
 
     yield get
     shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def iso() -> Path:
+    """The live image of this tree."""
+    if given := os.environ.get("P2V_ISO"):
+        return Path(given)
+    done = run(["make", "-s", "-C", ROOT, "iso"], timeout_s=1800)
+    assert done.code == 0, done.out + done.err
+    return next((ROOT / "dist").glob("p2v-*.iso"))
 
 
 @pytest.fixture

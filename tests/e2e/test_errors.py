@@ -18,6 +18,7 @@ from tests.e2e import images
 from tests.e2e.conftest import admitted, converting
 from tests.e2e.running import P2V, Agent, Converter, home, run, tool, wait_for
 from tests.e2e.sources import STALE, attached, mounted
+from tests.e2e.stores import small_store, take_room
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -256,22 +257,6 @@ def test_a_full_store_pauses_the_migration_until_there_is_room(tmp_path, room):
         assert migration["state"] == "finished"
         images.check(Path(migration["images"][0]), 512)
         images.compare(Path(migration["images"][0]), disk, 512)
-
-
-def take_room(file: Path, but: int) -> None:
-    """Let `file` take all the room that there is but so many bytes."""
-    found = os.statvfs(file.parent)
-    tool("fallocate", "-l", str(found.f_bavail * found.f_bsize - but), file)
-
-
-@contextmanager
-def small_store(room: Path, size: int) -> Iterator[Path]:
-    image = room / "small.img"
-    image.write_bytes(b"")
-    os.truncate(image, size)
-    tool("mkfs.ext4", "-q", "-m", "0", image)
-    with attached(image, 512) as loop, mounted(loop, "ext4", room / "small", ro=False) as point:
-        yield point
 
 
 def receiving(converter: Converter) -> str:

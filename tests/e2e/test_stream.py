@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import random
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,9 @@ from agent.stream.folder import FolderConverter
 from p2v.model.errors import NoRoomError
 from p2v.model.plan import Plan
 from p2v.model.units import MiB
+from tests.e2e.conftest import converting
 from tests.e2e.running import P2V, run, tool
+from tests.e2e.stores import small_store, take_room
 
 SIZE = 40 * MiB
 
@@ -90,6 +94,42 @@ def test_a_stream_that_lost_a_chunk_is_not_believed(converter, source, tmp_path)
     refused = run([*P2V, "import", folder, "--data", converter.data, "--json"])
     assert refused.code in (50, 51), refused.out
     assert converter.show("far-1")["state"] == "paused"
+
+
+@pytest.mark.root
+def test_an_import_into_a_full_store_says_so_and_goes_on_once_there_is_room(source, room):
+    folder = stream_of(source, room / "stick")
+    with (
+        small_store(room, 128 * MiB) as store,
+        converting(store / "data", room / "converter.log") as converter,
+    ):
+        take_room(store / "ballast", but=10 * MiB)
+        words = [*P2V, "import", folder, "--data", converter.data, "--progress", "none"]
+        running = subprocess.Popen(words, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        said = running.stderr.readline()
+        assert said.startswith(f"p2v: waiting: No room left in {store}") and "by itself" in said
+        assert running.poll() is None
+        (store / "ballast").unlink()
+        out, err = running.communicate(timeout=60)
+        assert (running.returncode, err) == (0, "p2v: going on\n")
+        image = Path(converter.show("far-1")["images"][0])
+        assert str(image) in out
+        assert image.read_bytes() == source.read_bytes()
+
+
+def test_an_import_whose_guest_could_not_be_converted_says_so(converter, tmp_path):
+    disk = tmp_path / "disk.img"
+    disk.write_bytes(bytes(SIZE))
+    run(["sfdisk", "-q", disk], stdin="label: dos\n,,L\n")
+    with disk.open("r+b") as file:
+        file.write(b"\xeb\x63\x90")  # something to start, and nothing behind it
+    folder = stream_of(disk, tmp_path / "stick")
+    done = run([*P2V, "import", folder, "--data", converter.data, "--json"])
+    assert done.code == 3, done.err
+    assert "The guest was not converted" in done.json["problem"]
+    assert f"p2v: warning: {done.json['problem']}" in done.err
+    tasks = [json.loads(line)["task"] for line in done.err.splitlines() if line[:1] == "{"]
+    assert tasks[0] == "import"
 
 
 @pytest.mark.root

@@ -32,10 +32,10 @@ _PLAIN_STATUS = {"READ", "WRITE", "VISIBLE"}
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """Bytes from `at` of a logical volume, which are at `start` of this physical volume."""
+    """Bytes from `at` of a logical volume; `offset` is where they are on what holds them."""
 
     at: int
-    start: int
+    offset: int
     length: int
 
 

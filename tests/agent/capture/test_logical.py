@@ -133,13 +133,13 @@ def test_it_is_found_where_it_is(disk):
     assert {name: volume.content for name, volume in volumes.items()} == {
         "root": "ext4", "swap": "swap", "data": "xfs", "raw": "", "tail": ""
     }  # fmt: skip
-    assert [(run.at, run.length) for run in volumes["raw"].runs] == [
+    assert [(run.at, run.length) for run in volumes["raw"].segments] == [
         (0, 12 * MiB),
         (12 * MiB, 24 * MiB),
     ]
     gone, _ = place("gone")
     assert any(free.offset <= gone + 30 * MiB < free.end for free in held.free)
-    assert volumes["root"].runs[0].offset == DATA and volumes["root"].node is None
+    assert volumes["root"].segments[0].offset == DATA and volumes["root"].node is None
 
 
 def active(sysfs: Path, uuid: str, size: int, *below: tuple[str, int]) -> None:
@@ -219,7 +219,7 @@ def test_what_has_no_map_is_what_it_was(disk, image):
     with disk.open("rb") as one, target.open("rb") as other:
         ranges = [(0, DATA), (START + PV_SIZE, SIZE - START - PV_SIZE)]
         ranges += [(run.offset, run.length) for volume in held.volumes if not volume.content
-                   for run in volume.runs]  # fmt: skip
+                   for run in volume.segments]  # fmt: skip
         for at, length in ranges:
             one.seek(at)
             other.seek(at)

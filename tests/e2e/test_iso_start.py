@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Every way to start the live image, up to the wizard.
+
+With P2V_CAPTURES=1 what is on the screen is kept in captures/.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+import pytest
+
+from tests.e2e.physical import Hardware, cdrom, switched_on, usb_stick
+from tests.e2e.running import tool
+
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.qemu,
+    pytest.mark.slow,
+    pytest.mark.timeout(3600),
+]
+
+ROOT = Path(__file__).parents[2]
+CAPTURES = Path(__file__).parent / "captures"
+
+
+def shows_the_wizard(hardware: Hardware, folder: Path, name: str) -> None:
+    with switched_on(hardware, folder) as machine:
+        machine.await_screen("Where do the images go")
+        if os.environ.get("P2V_CAPTURES"):
+            machine.screen(CAPTURES / f"iso-{name}.png")
+
+
+@pytest.mark.parametrize("medium", [cdrom, usb_stick], ids=["cd", "usb"])
+@pytest.mark.parametrize("firmware", ["bios", "uefi", "uefi32", "secure"])
+def test_it_starts_and_shows_the_wizard(iso, tmp_path, firmware, medium):
+    hardware = Hardware(firmware, 1024, medium(iso))
+    shows_the_wizard(hardware, tmp_path, f"{firmware}-{medium.__name__}")
+
+
+@pytest.mark.parametrize("part", ["bootx64.efi", "grubx64.efi"])
+def test_secure_boot_refuses_a_boot_loader_that_was_tampered_with(iso, tmp_path, part):
+    tool("xorriso", "-osirrox", "on", "-indev", iso, "-extract", "/EFI", tmp_path / "EFI")
+    program = tmp_path / "EFI/boot" / part
+    program.chmod(0o600)
+    content = bytearray(program.read_bytes())
+    content[len(content) // 2] ^= 1
+    program.write_bytes(content)
+    image = tmp_path / "tampered.img"
+    with image.open("wb") as file:
+        file.truncate(64 << 20)
+    tool("mformat", "-i", image, "-F", "::")
+    tool("mcopy", "-i", image, "-s", tmp_path / "EFI", "::/")
+    words = ["-nic", "none", *usb_stick(image)]
+    refused = "Access Denied|Security Violation|Verification failed"
+    with switched_on(Hardware("secure", 1024, words), tmp_path) as machine:
+        machine.await_serial(refused)  # where the firmware says what it shows
+        if os.environ.get("P2V_CAPTURES"):
+            machine.screen(CAPTURES / f"iso-tampered-{part}.png")
+    with switched_on(Hardware("uefi", 1024, words), tmp_path / "open") as machine:
+        machine.await_serial("GRUB")  # which finds no menu on this medium
+
+
+@contextmanager
+def web_server(folder: Path) -> Iterator[int]:
+    """Serve a folder by HTTP; give the port."""
+    handler = partial(SimpleHTTPRequestHandler, directory=str(folder))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        try:
+            yield server.server_address[1]
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.mark.parametrize(
+    ("firmware", "loader"),
+    [("bios", "boot.ipxe"), ("bios", "bios.pxe"), ("secure", "bootx64.efi")],
+    ids=["bios-ipxe", "bios-grub", "secure-grub"],
+)
+def test_it_starts_from_the_network(iso, tmp_path, firmware, loader):
+    layout = tmp_path / "pxe"
+    layout.mkdir()
+    with web_server(layout) as port:
+        tool(ROOT / "iso/pxe.sh", iso, layout, f"http://10.0.2.2:{port}")
+        net = f"user,id=net,tftp={layout},bootfile={loader}"
+        # UEFI starts from the network by itself; the card's own iPXE is for BIOS.
+        rom = "" if firmware == "bios" else ",romfile="
+        words = ["-netdev", net, "-device", f"virtio-net-pci,netdev=net,bootindex=1{rom}"]
+        shows_the_wizard(Hardware(firmware, 2048, words), tmp_path, f"{firmware}-{loader}")
