@@ -19,13 +19,18 @@ _LINUX = {"ext2", "ext3", "ext4", "xfs", "btrfs", "LVM2_member", "linux_raid_mem
 _CARDS = (NicKind.PHYSICAL, NicKind.BOND)
 _NETWORK = re.compile(r"(?P<network>.*?)(:(?P<vlan>\d{1,4}))?")
 _MAX_VLAN = 4094
+BEST = "best"
+"""Instead of a host's name: the one with the most stars."""
+OTHERS = "*"
+"""Instead of an interface's name: all that are not named."""
 
 
 @dataclass(frozen=True, slots=True)
 class VmChoices:
     """What the user wants of the virtual machine; what is empty, 0 or None is as on the source.
 
-    `networks` are the name of an interface, that of the host's network, and the VLAN or 0.
+    `networks` are the name of an interface, its MAC, or `OTHERS`; that of the host's network; and
+    the VLAN or 0.
     """
 
     create: bool = False
@@ -51,6 +56,21 @@ def parse_network(text: str) -> tuple[str, int]:
     if found is None or vlan > _MAX_VLAN or (vlan and not found["network"]):
         raise UsageError(problem=f"'{text}' is not like LAN or LAN:20, with a VLAN up to 4094")
     return found["network"], vlan
+
+
+def parse_connection(text: str) -> tuple[str, str, int]:
+    """Return interface, the host's network, and the VLAN or 0, in ``eno1=LAN`` or ``eno1=LAN:20``.
+
+    Raises:
+        UsageError: it is not like these.
+    """
+    nic, equals, network = text.partition("=")
+    if not (nic and equals):
+        raise UsageError(
+            problem=f"network: '{text}' is not like eno1=LAN or eno1=LAN:20; the interface may be "
+            f"its MAC, or {OTHERS} for all others"
+        )
+    return nic, *parse_network(network)
 
 
 def parse_cpus(text: str) -> int:
@@ -109,12 +129,6 @@ def chosen_vm(settings: VmSettings, choices: VmChoices) -> VmSettings:
     Raises:
         UsageError: a network is for an interface that there is not.
     """
-    known = {nic.name: nic for nic in settings.nics}
-    for name, network, vlan in choices.networks:
-        if name not in known:
-            there = ", ".join(known) or "none"
-            raise UsageError(problem=f"there is no interface '{name}' here; there are: {there}")
-        known[name] = replace(known[name], network=network, vlan=vlan)
     return replace(
         settings,
         create=choices.create,
@@ -122,10 +136,30 @@ def chosen_vm(settings: VmSettings, choices: VmChoices) -> VmSettings:
         storage=choices.storage,
         cpus=choices.cpus or settings.cpus,
         memory=choices.memory or settings.memory,
-        nics=tuple(replace(nic, connected=choices.connected) for nic in known.values()),
+        nics=tuple(
+            replace(nic, connected=choices.connected)
+            for nic in _connected(settings.nics, choices.networks)
+        ),
         clustered=choices.clustered,
         power_on=choices.power_on,
     )
+
+
+def _connected(nics: Sequence[VmNic], networks: Sequence[tuple[str, str, int]]) -> Iterator[VmNic]:
+    """Yield the adapters with their networks."""
+    wanted = {
+        name.lower() if ":" in name else name: (network, vlan) for name, network, vlan in networks
+    }
+    everywhere = wanted.pop(OTHERS, ("", 0))
+    for nic in nics:
+        by_mac = wanted.pop(nic.mac.lower(), everywhere)
+        network, vlan = wanted.pop(nic.name, by_mac)
+        yield replace(nic, network=network, vlan=vlan)
+    if wanted:
+        there = ", ".join(nic.name for nic in nics) or "none"
+        raise UsageError(
+            problem=f"there is no interface '{next(iter(wanted))}' here; there are: {there}"
+        )
 
 
 def planned_vm(

@@ -11,6 +11,7 @@ from dataclasses import replace
 from agent.appliance.settings import Settings
 from agent.appliance.sticks import OWN_LABELS
 from agent.plan import Choices
+from agent.vm import BEST, VmChoices
 from p2v.model.errors import SourceChangedError, UsageError
 from p2v.model.machine import Disk, Machine, NicKind
 from p2v.model.plan import Plan, PlannedDisk
@@ -41,6 +42,22 @@ def choices(settings: Settings, machine: Machine) -> Choices:
         bwlimit=settings.bwlimit,
         compress_image=settings.compress,
         convert=settings.convert,
+        vm=_vm_choices(settings),
+    )
+
+
+def _vm_choices(settings: Settings) -> VmChoices:
+    return VmChoices(
+        create=bool(settings.host),
+        host="" if settings.host == BEST else settings.host,
+        storage=settings.storage,
+        cpus=settings.vcpu,
+        memory=settings.memory,
+        firmware=settings.firmware,
+        networks=settings.network,
+        connected=not settings.unplugged,
+        clustered=settings.clustered,
+        power_on=settings.power_on,
     )
 
 

@@ -15,7 +15,9 @@ from difflib import get_close_matches
 from ipaddress import ip_address, ip_interface
 from typing import Any, TypeVar
 
+from agent.vm import parse_connection, parse_cpus, parse_memory_size
 from p2v.model.errors import UsageError
+from p2v.model.machine import FirmwareKind
 from p2v.model.plan import Codec, ImageFormat
 from p2v.model.units import parse_size
 
@@ -23,7 +25,7 @@ PREFIX = "p2v."
 SECRETS = ("token", "code")
 HIDDEN = "(hidden)"
 _MAX_WORDS = 64 * 1024
-_ALIASES = {"of": "format"}
+_ALIASES = {"of": "format", "cpus": "vcpu", "vcpu.cores": "vcpu"}
 _TRUE, _FALSE = ("yes", "true", "1", ""), ("no", "false", "0")
 
 
@@ -52,6 +54,17 @@ class Settings:
     codec: Codec = Codec.AUTO
     bwlimit: int = 0
     convert: bool = True
+    host: str = ""
+    """That the virtual machine is made on; none is made where it is empty."""
+    storage: str = ""
+    vcpu: int = 0
+    memory: int = 0
+    firmware: FirmwareKind | None = None
+    network: tuple[tuple[str, str, int], ...] = ()
+    """As `agent.vm.VmChoices` has them."""
+    unplugged: bool = False
+    clustered: bool = False
+    power_on: bool = False
     interface: str = ""
     ip: str = ""
     vlan: int = 0
@@ -296,6 +309,15 @@ _READERS: dict[str, Callable[[object], Any]] = {
     "codec": _one_of(Codec),
     "bwlimit": lambda value: parse_size(_text(value)),
     "convert": _yes,
+    "host": _text,
+    "storage": _text,
+    "vcpu": lambda value: parse_cpus(str(value)),
+    "memory": lambda value: parse_memory_size(_text(value)),
+    "firmware": _one_of(FirmwareKind),
+    "network": lambda value: tuple(parse_connection(name) for name in _names(value)),
+    "unplugged": _yes,
+    "clustered": _yes,
+    "power_on": _yes,
     "interface": _text,
     "ip": _address,
     "vlan": _number(1, 4094),

@@ -17,6 +17,7 @@ from functools import partial
 from agent.appliance import choose, evidence, gather, guard, network, sticks
 from agent.appliance.settings import Settings, check
 from agent.cli.progress import Rate, format_time
+from agent.hosts import doubts_of_hosts
 from agent.inventory.collect import collect
 from agent.migration import Outcome, Progress, migrate
 from agent.plan import make_plan
@@ -100,6 +101,8 @@ def _carry_out(converter: Converter, name: str, plan: Plan, machine: Machine) ->
     try:
         found = converter.get(name)
     except NoSuchMigrationError:
+        for doubt in doubts_of_hosts(converter, plan):
+            _say(f"warning: {doubt}")
         return migrate(converter, plan, id=name, watch=watch.show)
     _refuse_second(found)
     _say(f"going on with it: it is {found.state} since {time.ctime(found.updated)}")

@@ -194,22 +194,11 @@ def _deliver_evidence(converter: Converter, migration: str) -> None:
 
 
 def _warn_of_hosts(converter: Converter, plan: Plan) -> None:
-    """Say beforehand if no machine could be made as things are; a host may have room by then."""
-    from agent.stream.remote import RemoteConverter
+    """Say beforehand if no machine could be made as things are."""
+    from agent.hosts import doubts_of_hosts
 
-    if plan.vm is None or not plan.vm.create or not isinstance(converter, RemoteConverter):
-        return
-    named = plan.vm.host
-    ratings = [each for each in converter.placement(plan) if named in ("", each["host"])]
-    if any(each["stars"] for each in ratings):
-        return
-    which = f"'{named}' can't" if named else "no host can"
-    print(f"p2v-agent: warning: {which} take the machine as things are", file=sys.stderr)
-    for each in ratings:
-        reasons = "; ".join(reason["text"] for reason in each["reasons"])
-        print(f"  {printable(each['host'])}: {printable(reasons)}", file=sys.stderr)
-    if not ratings:
-        print("  the converter does not know it; 'p2v hosts list' there", file=sys.stderr)
+    if doubts := doubts_of_hosts(converter, plan):
+        print(f"p2v-agent: warning: {doubts[0]}", *doubts[1:], sep="\n  ", file=sys.stderr)
 
 
 def _plan(args: argparse.Namespace) -> Plan:

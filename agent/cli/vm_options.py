@@ -5,12 +5,9 @@ from __future__ import annotations
 
 import argparse
 
-from agent.vm import VmChoices, parse_cpus, parse_memory_size, parse_network
-from p2v.model.errors import UsageError
+from agent.vm import BEST, OTHERS, VmChoices, parse_connection, parse_cpus, parse_memory_size
 from p2v.model.machine import FirmwareKind
 
-BEST = "best"
-"""Instead of a host's name: the one with the most stars."""
 LOAD_WINDOW_S = 5.0
 """How long the source is watched for what the virtual machine will ask of its host."""
 
@@ -48,8 +45,10 @@ def add_vm_options(parser: argparse.ArgumentParser) -> None:
         "--network",
         action="append",
         default=[],
+        type=parse_connection,
         metavar="NIC=NETWORK[:VLAN]",
-        help="connect an interface of this machine to the host's network; may be repeated",
+        help="connect an interface of this machine (its name or MAC, or "
+        f"'{OTHERS}': all others) to the host's network; may be repeated",
     )
     group.add_argument(
         "--unplugged", action="store_true", help="leave cables out until somebody looked at it"
@@ -59,11 +58,7 @@ def add_vm_options(parser: argparse.ArgumentParser) -> None:
 
 
 def vm_choices_from(args: argparse.Namespace) -> VmChoices:
-    """Return the choices in `args`, a command line parsed with `add_vm_options`.
-
-    Raises:
-        UsageError: a network is not like ``eno1=LAN:20``.
-    """
+    """Return the choices in `args`, a command line parsed with `add_vm_options`."""
     return VmChoices(
         create=bool(args.host),
         host="" if args.host == BEST else args.host,
@@ -71,15 +66,8 @@ def vm_choices_from(args: argparse.Namespace) -> VmChoices:
         cpus=args.cpus,
         memory=args.memory,
         firmware=FirmwareKind(args.firmware) if args.firmware else None,
-        networks=tuple(_network(text) for text in args.network),
+        networks=tuple(args.network),
         connected=not args.unplugged,
         clustered=args.clustered,
         power_on=args.power_on,
     )
-
-
-def _network(text: str) -> tuple[str, str, int]:
-    nic, equals, network = text.partition("=")
-    if not (nic and equals):
-        raise UsageError(problem=f"--network: '{text}' is not like eno1=LAN or eno1=LAN:20")
-    return nic, *parse_network(network)

@@ -112,6 +112,15 @@ def test_the_users_choices_take_the_place_of_what_was_found(server):
     assert chosen_vm(found, VmChoices()) == found
 
 
+def test_an_interface_is_known_by_its_mac_and_the_others_by_a_star(server):
+    networks = (("52:54:00:00:00:03", "LAN", 20), ("*", "DMZ", 0))
+    vm = chosen_vm(planned_vm(server, []), VmChoices(networks=networks))
+    assert [(nic.name, nic.network, nic.vlan) for nic in vm.nics] == [
+        ("bond0", "DMZ", 0),
+        ("eno3", "LAN", 20),
+    ]
+
+
 def test_a_network_for_an_interface_that_is_not_there_is_refused(server):
     with pytest.raises(UsageError, match="there are: bond0, eno3"):
         chosen_vm(planned_vm(server, []), VmChoices(networks=(("eth7", "LAN", 0),)))

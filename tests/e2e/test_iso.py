@@ -79,8 +79,12 @@ def test_a_bios_machine_that_starts_from_cd_is_migrated(iso, built, converter, t
     source = built(Spec("iso-bios", table="dos", volumes=(("ext4", 64), ("ntfs", 64)))).path
     hardware = Hardware("bios", 1024, [*cdrom(iso), *host_network("e1000e")])
     device = "ide-hd,bus=ide.0,serial=P2VSATA"
-    document = migrated(hardware, source, device, converter, tmp_path, all_blocks=True)
+    asked = {"vcpu": 3, "memory": "640M", "network": ["*=LAN:20"]}
+    document = migrated(hardware, source, device, converter, tmp_path, all_blocks=True, **asked)
     assert compare_images(source, image_of(document)).same
+    vm = document["plan"]["vm"]
+    assert (vm["cpus"], vm["memory"]) == (3, 640 << 20)
+    assert [(nic["network"], nic["vlan"]) for nic in vm["nics"]] == [("LAN", 20)]
     machine, drive = inventory_of(document)
     assert machine["firmware"] == {"kind": "bios", "secure_boot": None}
     assert machine["smbios"]["serial"] == "P2V0001"

@@ -82,6 +82,17 @@ def test_what_was_confirmed_is_done_and_not_a_second_time(machine, disk, convert
     assert (machine.folder / "failed").read_text() == "failed\n"
 
 
+def test_the_virtual_machine_is_planned_as_asked_and_a_host_that_is_unknown_is_said(
+    machine, converter
+):
+    wanted = {"host": "hv9", "vcpu": "3", "memory": "1G"}
+    done = machine.start(**wanted)
+    assert done.code == 0, done.out + done.err
+    assert "warning: 'hv9' can't take the machine as things are" in done.out
+    vm = converter.show("machine-1")["plan"]["vm"]
+    assert (vm["create"], vm["host"], vm["cpus"], vm["memory"]) == (True, "hv9", 3, 1 << 30)
+
+
 def test_the_disks_cannot_be_written_to_meanwhile(machine):
     ro = machine.folder / "ro"
     done = machine.start(post=f"blockdev --getro {machine.settings['disks']} > {ro}")

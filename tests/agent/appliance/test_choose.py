@@ -12,6 +12,7 @@ from agent.appliance.settings import Settings
 from agent.plan import make_plan
 from p2v.model.errors import SourceChangedError, UsageError
 from p2v.model.machine import Machine
+from p2v.model.units import GiB
 
 MACHINES = Path(__file__).parents[2] / "machines"
 
@@ -36,6 +37,16 @@ def test_all_disks_of_the_machine_are_chosen_and_no_stick(machine):
     )
     more = replace(machine, disks=(*machine.disks, *others))
     assert choose.choices(Settings(), more).disks == tuple(disk.name for disk in machine.disks)
+
+
+def test_the_virtual_machine_is_as_it_was_asked_for(machine):
+    said = Settings(host="best", vcpu=3, memory=GiB, network=(("*", "LAN", 20),), unplugged=True)
+    vm = make_plan(machine, choose.choices(said, machine)).vm
+    assert (vm.create, vm.host, vm.cpus, vm.memory) == (True, "", 3, GiB)
+    assert {(nic.network, nic.vlan, nic.connected) for nic in vm.nics} == {("LAN", 20, False)}
+    untold = make_plan(machine, choose.choices(Settings(), machine)).vm
+    assert (untold.create, untold.cpus) == (False, machine.cpus.cores * machine.cpus.sockets)
+    assert make_plan(machine, choose.choices(Settings(host="hv1"), machine)).vm.host == "hv1"
 
 
 def test_no_disk_at_all_is_said(machine):

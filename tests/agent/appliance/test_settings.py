@@ -14,6 +14,7 @@ from agent.appliance.settings import (
     without_secrets,
 )
 from p2v.model.errors import UsageError
+from p2v.model.machine import FirmwareKind
 from p2v.model.plan import Codec, ImageFormat
 
 PRINT = "sha256:" + ":".join(["AB"] * 32)
@@ -37,6 +38,19 @@ def test_every_kind_of_value_is_read():
     assert (said.bwlimit, said.vlan) == (10 << 20, 12)
     assert said.post == "sh -c 'echo a b'"
     assert said.ip == "10.0.0.9/24,10.0.0.1,10.0.0.2"
+
+
+def test_the_virtual_machine_is_described_as_on_the_command_line():
+    said = parse_command_line(
+        "p2v.host=hv1 p2v.vcpu.cores=4 p2v.memory=8G p2v.firmware=uefi p2v.unplugged "
+        'p2v.power-on=yes "p2v.network=eno1=LAN:20,*=DMZ one"'
+    )
+    assert (said.host, said.vcpu, said.memory) == ("hv1", 4, 8 << 30)
+    assert said.firmware is FirmwareKind.UEFI
+    assert said.network == (("eno1", "LAN", 20), ("*", "DMZ one", 0))
+    assert (said.unplugged, said.power_on, said.clustered) == (True, True, False)
+    answers = 'cpus = 4\nnetwork = ["eno1=LAN:20", "*=DMZ one"]\n'
+    assert parse_answers(answers, "p2v.toml").network == said.network
 
 
 def test_a_key_in_quotes_as_the_kernel_takes_them():
@@ -66,6 +80,11 @@ def test_an_answer_file_has_the_same_keys():
         ("p2v.fingerprint=12", "p2v.fingerprint"),
         ("p2v.name=a p2v.name=b", "p2v.name"),
         ("p2v.font=huge", "p2v.font"),
+        ("p2v.vcpu=0", "p2v.vcpu"),
+        ("p2v.memory=1", "p2v.memory"),
+        ("p2v.firmware=efi", "p2v.firmware"),
+        ("p2v.network=LAN", "p2v.network"),
+        ("p2v.network=eno1=LAN:5000", "p2v.network"),
     ],
 )
 def test_what_makes_no_sense_is_refused_by_its_name(line, named):
