@@ -24,6 +24,7 @@ from tests.e2e.guests import MAC, Guest, build, make_quick
 from tests.e2e.live_guest import guest
 from tests.e2e.live_image import (
     MIGRATION_S,
+    TELL,
     answers,
     assert_untouched,
     image_of,
@@ -147,6 +148,30 @@ def test_a_windows_disk_is_migrated_and_converted(iso, converter, room):
     report = json.loads(report_path(image_of(document)).read_text())
     assert report["verdict"] == "converted", report
     assert all(check["passed"] for check in report["checks"])
+
+
+@slow
+def test_a_machine_without_a_network_is_migrated_by_a_stick(iso, built, converter, tmp_path):
+    source = built(Spec("iso-stream", table="gpt", volumes=(("random", 96),))).path
+    data = tmp_path / "data.img"
+    with data.open("wb") as file:
+        file.truncate(256 << 20)
+    tool("mformat", "-i", data, "-F", "-v", "P2VDATA", "::")
+    said = {"confirm": "yes", "stream": "P2VDATA", "id": "iso-1", "all_blocks": True,
+            "convert": False, "post": TELL, "fail": TELL}  # fmt: skip
+    overlaid = overlay(source, tmp_path)
+    words = [*cdrom(iso), "-nic", "none", *disk(overlaid, "virtio-blk-pci", "qcow2"),
+             *stick(tmp_path, said), "-drive", f"file={data},format=raw,if=none,id=data",
+             "-device", "usb-storage,bus=ehci.0,drive=data,removable=on"]  # fmt: skip
+    with switched_on(Hardware("bios", 1024, words), tmp_path / "machine") as machine:
+        machine.await_off(MIGRATION_S)
+        told = machine.serial
+    assert "migration iso-1 is finished" in told, told[-6000:]
+    tool("mcopy", "-s", "-i", data, "::/iso-1", tmp_path)
+    image = image_of(converter.p2v("import", tmp_path / "iso-1"))
+    assert compare_images(source, image).same
+    assert (image.parent / "evidence.tar.gz").exists()
+    assert_untouched(overlaid)
 
 
 # --- attended -------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ With P2V_CAPTURES=1 what is on the screen is kept in captures/.
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -16,7 +17,8 @@ from threading import Thread
 
 import pytest
 
-from tests.e2e.physical import Hardware, cdrom, switched_on, usb_stick
+from p2v.guest.rehearsal.screen import parse_ppm
+from tests.e2e.physical import Hardware, Physical, cdrom, switched_on, usb_stick
 from tests.e2e.running import tool
 
 pytestmark = [
@@ -65,6 +67,73 @@ def test_secure_boot_refuses_a_boot_loader_that_was_tampered_with(iso, tmp_path,
             machine.screen(CAPTURES / f"iso-tampered-{part}.png")
     with switched_on(Hardware("uefi", 1024, words), tmp_path / "open") as machine:
         machine.await_serial("GRUB")  # which finds no menu on this medium
+
+
+# --- the menu ------------------------------------------------------------------------------------
+
+ENTRIES = ("migrate", "large text", "serial line", "memory", "check", "shell")
+
+
+def choose(machine: Physical, entry: str) -> None:
+    """Choose from the menu on the screen."""
+    machine.await_screen("migrate this machine")
+    for _ in range(ENTRIES.index(entry)):
+        machine.press("down")
+    machine.press("ret")
+
+
+def test_with_large_text_the_wizard_is_shown_in_graphics(iso, tmp_path):
+    with switched_on(Hardware("bios", 1024, cdrom(iso)), tmp_path) as machine:
+        choose(machine, "large text")
+        machine.await_screen("Where do the images go")
+        if os.environ.get("P2V_CAPTURES"):
+            machine.screen(CAPTURES / "iso-large.png")
+        assert parse_ppm((tmp_path / "screen.ppm").read_bytes()).width >= 1280
+
+
+def test_on_the_serial_line_the_menu_and_the_wizard_are_used_without_a_screen(iso, tmp_path):
+    with switched_on(Hardware("bios", 1024, cdrom(iso)), tmp_path) as machine:
+        machine.await_serial("migrate this machine")
+        machine.say("\x1b[B" * ENTRIES.index("serial line") + "\r")
+        machine.await_serial("Where do the images go")
+
+
+def test_from_memory_the_medium_can_be_removed(iso, tmp_path):
+    with switched_on(Hardware("bios", 2048, cdrom(iso)), tmp_path) as machine:
+        choose(machine, "memory")
+        machine.await_screen("Where do the images go")
+        machine.ask("eject", device="cd", force=True)
+        machine.press("alt", "f2")
+        machine.await_screen("#")
+        machine.type("find /usr -type f | xargs cat | wc -c\n")  # all of it, little was read yet
+        shown = machine.await_screen(r"(?m)^\d{9}\s*$|rror")
+        assert "rror" not in shown, shown
+
+
+def test_a_shell_is_given_in_place_of_the_wizard(iso, tmp_path):
+    with switched_on(Hardware("bios", 1024, cdrom(iso)), tmp_path) as machine:
+        choose(machine, "shell")
+        machine.await_screen("#")
+        machine.type("p2v-agent --version\n")
+        machine.await_screen(r"p2v-agent \d")
+
+
+def test_a_medium_is_checked_and_a_damaged_one_is_told(iso, tmp_path):
+    with switched_on(Hardware("bios", 1024, cdrom(iso)), tmp_path) as machine:
+        choose(machine, "check")
+        machine.await_screen("Verification successful")
+    damaged = tmp_path / "damaged.iso"
+    shutil.copyfile(iso, damaged)
+    with damaged.open("r+b") as file:
+        file.seek(damaged.stat().st_size // 2)
+        file.write(b"damaged")
+    with switched_on(Hardware("bios", 1024, cdrom(damaged)), tmp_path / "damaged") as machine:
+        choose(machine, "check")
+        machine.await_screen("Verification failed")
+    damaged.unlink()
+
+
+# --- the network ---------------------------------------------------------------------------------
 
 
 @contextmanager
