@@ -8,18 +8,14 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 
 import pytest
 
 from p2v.guest.rehearsal.screen import Picture, parse_ppm, read_text
 from tests.e2e.physical import BOOT_S, Hardware, Physical, cdrom, switched_on, usb_stick
 from tests.e2e.running import tool, wait_for
+from tests.e2e.webserver import web_server
 
 pytestmark = [
     pytest.mark.root,
@@ -147,20 +143,6 @@ def test_a_medium_is_checked_and_a_damaged_one_is_told(iso, tmp_path):
 
 
 # --- the network ---------------------------------------------------------------------------------
-
-
-@contextmanager
-def web_server(folder: Path) -> Iterator[int]:
-    """Serve a folder by HTTP; give the port."""
-    handler = partial(SimpleHTTPRequestHandler, directory=str(folder))
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        try:
-            yield server.server_address[1]
-        finally:
-            server.shutdown()
-            thread.join()
 
 
 @pytest.mark.parametrize(

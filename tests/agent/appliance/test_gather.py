@@ -3,15 +3,12 @@
 
 from __future__ import annotations
 
-import threading
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
-
 import pytest
 
 from agent.appliance import gather
 from agent.appliance.settings import Settings
 from p2v.model.errors import UnreachableError, UsageError
+from tests.e2e.webserver import web_server
 
 
 @pytest.fixture
@@ -33,18 +30,13 @@ def served(tmp_path):
     """``served(name, text) -> URL`` of a file on a web server."""
     folder = tmp_path / "web"
     folder.mkdir()
-    handler = partial(SimpleHTTPRequestHandler, directory=str(folder))
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
+    with web_server(folder) as port:
 
         def serve(name, text):
             (folder / name).write_text(text)
-            return f"http://127.0.0.1:{server.server_address[1]}/{name}"
+            return f"http://127.0.0.1:{port}/{name}"
 
         yield serve
-        server.shutdown()
-        thread.join()
 
 
 @pytest.mark.root
