@@ -45,6 +45,11 @@ class VmChoices:
     power_on: bool = False
 
 
+def parse_host(text: str) -> tuple[bool, str]:
+    """Return whether the machine is made, and on which host: "" is the one with the most stars."""
+    return bool(text), "" if text == BEST else text
+
+
 def parse_network(text: str) -> tuple[str, int]:
     """Return the host's network and the VLAN, or 0, in ``LAN`` or ``LAN:20``.
 

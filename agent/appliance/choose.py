@@ -11,7 +11,7 @@ from dataclasses import replace
 from agent.appliance.settings import Settings
 from agent.appliance.sticks import OWN_LABELS
 from agent.plan import Choices
-from agent.vm import BEST, VmChoices
+from agent.vm import VmChoices, parse_host
 from p2v.model.errors import SourceChangedError, UsageError
 from p2v.model.machine import Disk, Machine, NicKind
 from p2v.model.plan import Plan, PlannedDisk
@@ -47,9 +47,10 @@ def choices(settings: Settings, machine: Machine) -> Choices:
 
 
 def _vm_choices(settings: Settings) -> VmChoices:
+    create, host = parse_host(settings.host)
     return VmChoices(
-        create=bool(settings.host),
-        host="" if settings.host == BEST else settings.host,
+        create=create,
+        host=host,
         storage=settings.storage,
         cpus=settings.vcpu,
         memory=settings.memory,

@@ -62,7 +62,7 @@ def with_config(settings: Settings) -> Settings:
     try:
         with requests.get(settings.config, timeout=_TIMEOUT_S, stream=True) as answer:
             answer.raise_for_status()
-            content = answer.raw.read(_MAX_ANSWERS, decode_content=True)
+            content = answer.raw.read(_MAX_ANSWERS + 1, decode_content=True)
     except (requests.RequestException, OSError) as error:
         raise UnreachableError(server=settings.config, problem=str(error)) from error
     return combine(settings, _parse(content, settings.config))
@@ -70,10 +70,12 @@ def with_config(settings: Settings) -> Settings:
 
 def _read(path: Path) -> Settings:
     with path.open("rb") as file:
-        return _parse(file.read(_MAX_ANSWERS), f"the answer file {path.name}")
+        return _parse(file.read(_MAX_ANSWERS + 1), f"the answer file {path.name}")
 
 
 def _parse(content: bytes, where: str) -> Settings:
+    if len(content) > _MAX_ANSWERS:
+        raise UsageError(problem=f"{where} is longer than {_MAX_ANSWERS} bytes")
     try:
         return parse_answers(content.decode(), where)
     except UnicodeDecodeError:

@@ -5,7 +5,15 @@ from __future__ import annotations
 
 import argparse
 
-from agent.vm import BEST, OTHERS, VmChoices, parse_connection, parse_cpus, parse_memory_size
+from agent.vm import (
+    BEST,
+    OTHERS,
+    VmChoices,
+    parse_connection,
+    parse_cpus,
+    parse_host,
+    parse_memory_size,
+)
 from p2v.model.machine import FirmwareKind
 
 LOAD_WINDOW_S = 5.0
@@ -59,9 +67,10 @@ def add_vm_options(parser: argparse.ArgumentParser) -> None:
 
 def vm_choices_from(args: argparse.Namespace) -> VmChoices:
     """Return the choices in `args`, a command line parsed with `add_vm_options`."""
+    create, host = parse_host(args.host)
     return VmChoices(
-        create=bool(args.host),
-        host="" if args.host == BEST else args.host,
+        create=create,
+        host=host,
         storage=args.storage,
         cpus=args.cpus,
         memory=args.memory,

@@ -69,6 +69,8 @@ class Stream:
         Raises:
             UsageError: there is none, or it makes no sense.
         """
+        if not (folder / HEAD_NAME).is_file():
+            raise UsageError(problem=f"there is no stream in {folder}: it holds no {HEAD_NAME}")
         head = _read_json(folder / HEAD_NAME)
         if head.get("schema") != SCHEMA or not isinstance(head.get("id"), str):
             raise UsageError(problem=f"{folder} holds no stream of version {SCHEMA}")

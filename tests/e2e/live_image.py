@@ -82,7 +82,7 @@ def migrated(
     evidence = evidence_of(document)
     names = tool("tar", "-tzf", evidence).split()
     assert {"evidence/dmesg.txt", "evidence/inventory.json", "evidence/lsblk.json"} <= {*names}
-    assert str(said["token"]) not in tool("tar", "-xOzf", evidence)
+    assert str(said["token"]) not in tool("tar", "-xOzf", evidence) + told
     return document
 
 

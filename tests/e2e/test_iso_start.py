@@ -119,12 +119,15 @@ def test_from_memory_the_medium_can_be_removed(iso, tmp_path):
         assert "rror" not in shown, shown
 
 
-def test_a_shell_is_given_in_place_of_the_wizard(iso, tmp_path):
+def test_a_shell_is_given_in_place_of_the_wizard_and_the_log_hides_secrets(iso, tmp_path):
     with switched_on(Hardware("bios", 1024, cdrom(iso)), tmp_path) as machine:
         choose(machine, "shell")
         machine.await_screen("#")
         machine.type("p2v-agent --version\n")
         machine.await_screen(r"p2v-agent \d")
+        machine.type("logger console p2v.token=abc42 p2v.font=large\n")  # as the kernel logs it
+        machine.press("alt", "f3")
+        machine.await_screen(r"console p2v\.token=\(hidden\) p2v\.font=large")
 
 
 def test_a_medium_is_checked_and_a_damaged_one_is_told(iso, tmp_path):
@@ -138,7 +141,10 @@ def test_a_medium_is_checked_and_a_damaged_one_is_told(iso, tmp_path):
         file.write(b"damaged")
     with switched_on(Hardware("bios", 1024, cdrom(damaged)), tmp_path / "damaged") as machine:
         choose(machine, "check")
-        machine.await_screen("Verification failed")
+        machine.await_screen("Verification failed, tty8")
+        machine.press("alt", "f8")
+        shown = machine.await_screen("squashfs: FAILED")
+        assert shown.count("FAILED") == 1, shown
     damaged.unlink()
 
 

@@ -85,6 +85,12 @@ def test_a_stream_that_was_cut_off_is_refused_and_then_resumed(converter, source
     assert imported(converter, folder).read_bytes() == source.read_bytes()
 
 
+def test_a_folder_that_holds_no_stream_is_named(converter, tmp_path):
+    refused = run([*P2V, "import", tmp_path, "--data", converter.data, "--json"])
+    assert refused.code == 2
+    assert f"there is no stream in {tmp_path}: it holds no stream.json" in refused.error["message"]
+
+
 def test_a_stream_that_lost_a_chunk_is_not_believed(converter, source, tmp_path):
     folder = stream_of(source, tmp_path / "stick")
     segment = folder / "frames-000001"

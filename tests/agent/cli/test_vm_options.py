@@ -22,7 +22,7 @@ def test_without_options_no_machine_is_made():
 
 def test_best_leaves_the_choice_of_the_host_to_the_rating():
     assert parse("--host", "best") == VmChoices(create=True)
-    assert parse("--host", "hv1").host == "hv1"
+    assert parse("--host", "hv1") == VmChoices(create=True, host="hv1")
 
 
 def test_networks_may_have_a_vlan():
