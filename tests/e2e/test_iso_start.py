@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from p2v.guest.rehearsal.screen import Picture, parse_ppm, read_text
+from tests.e2e.dhcp import http_boot, plugged_in
 from tests.e2e.physical import BOOT_S, Hardware, Physical, cdrom, switched_on, usb_stick
 from tests.e2e.running import tool, wait_for
 from tests.e2e.webserver import web_server
@@ -166,3 +167,14 @@ def test_it_starts_from_the_network(iso, tmp_path, firmware, loader):
         rom = "" if firmware == "bios" else ",romfile="
         words = ["-netdev", net, "-device", f"virtio-net-pci,netdev=net,bootindex=1{rom}"]
         shows_the_wizard(Hardware(firmware, 2048, words), tmp_path, f"{firmware}-{loader}")
+
+
+def test_uefi_starts_it_by_http_alone(iso, tmp_path):
+    """Firmware, shim and GRUB fetch everything by HTTP, with Secure Boot enforced."""
+    layout = tmp_path / "pxe"
+    layout.mkdir()
+    with plugged_in() as cable, web_server(layout, cable.here) as port:
+        url = f"http://{cable.here}:{port}"
+        tool(ROOT / "iso/pxe.sh", iso, layout, url)
+        with http_boot(cable, f"{url}/bootx64.efi", tmp_path):
+            shows_the_wizard(Hardware("secure", 2048, cable.words), tmp_path, "secure-http")

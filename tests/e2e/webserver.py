@@ -12,10 +12,10 @@ from threading import Thread
 
 
 @contextmanager
-def web_server(folder: Path) -> Iterator[int]:
+def web_server(folder: Path, address: str = "127.0.0.1") -> Iterator[int]:
     """Serve a folder by HTTP; give the port."""
     handler = partial(SimpleHTTPRequestHandler, directory=str(folder))
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+    with ThreadingHTTPServer((address, 0), handler) as server:
         thread = Thread(target=server.serve_forever, daemon=True)
         thread.start()
         try:
