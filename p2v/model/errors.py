@@ -204,7 +204,7 @@ class NoSuchDiskError(P2VError):
     exit_code = 23
     status = 404
     message = "'{disk}' is no disk or image file here."
-    hint = "'p2v-agent inventory' lists the disks of this machine."
+    hint = "Check the name; on the server, 'p2v-agent inventory' lists its disks."
 
 
 class DiskUnreadableError(P2VError):

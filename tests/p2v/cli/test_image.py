@@ -110,6 +110,7 @@ def test_a_missing_file_stops_before_the_others_are_checked(folder, capsys):
     code, out, err = p2v(capsys, "image", "check", folder / "a.qcow2", folder / "none")
     assert (code, out) == (23, "")
     assert err.splitlines()[0].endswith("is no disk or image file here.")
+    assert "Check the name" in err
 
 
 def test_deep_checks_report_progress_as_lines(folder, capsys):

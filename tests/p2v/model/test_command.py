@@ -36,7 +36,7 @@ def test_an_error_is_one_line_and_its_hint(capsys):
     assert out == ""
     assert err.splitlines() == [
         "p2v: error: 'sdx' is no disk or image file here.",
-        "  'p2v-agent inventory' lists the disks of this machine.",
+        "  Check the name; on the server, 'p2v-agent inventory' lists its disks.",
     ]
 
 
