@@ -283,7 +283,10 @@ class NoRoomError(P2VError):
     exit_code = 30
     status = 507
     message = "No room left in {path}: at least {needed} more bytes are needed."
-    hint = "Free space or extend the file system; the migration resumes by itself or with --resume."
+    hint = (
+        "Free space or extend the file system. A migration that had begun resumes by itself or "
+        "with --resume; otherwise give the command again."
+    )
 
 
 class ImageError(P2VError):

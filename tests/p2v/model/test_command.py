@@ -51,7 +51,8 @@ def test_an_error_is_a_json_document_on_request(capsys):
     error = json.loads(out)["error"]
     assert (error["code"], error["exit_code"]) == ("no-room", 30)
     assert (error["path"], error["needed"]) == ("/x", 5)
-    assert error["message"].startswith("No room left in /x") and "--resume" in error["hint"]
+    assert error["message"].startswith("No room left in /x")
+    assert "--resume" in error["hint"] and "give the command again" in error["hint"]
     assert err == ""
 
 
